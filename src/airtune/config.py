@@ -124,6 +124,10 @@ class WorldConfig:
     interference_margin_db: NonNegative = 3.0
     snr_gap_db: NonNegative = 3.0
     """Γ_g [dB], the distance of a practical code from capacity."""
+    link: Literal["outage", "waterfall"] = "outage"
+    """outage: rate fixed by payload and time, (5); waterfall: PER = 1 − exp(−m N0 b / (p g)) at a feasible rate."""
+    waterfall_m_linear: Positive = 1.0
+    """Waterfall threshold m of the waterfall link, linear (not dB)."""
     bs_power_dbm: Annotated[float, Field(ge=-30, le=80)] = 46.0
     shadowing_std_db: NonNegative = 8.0
     shadowing_correlation: Annotated[float, Field(ge=0, lt=1)] = 0.9

@@ -30,6 +30,9 @@ else:
     BoolKM = Bool[np.ndarray, "K M"]
 
 
+AnyFloat: TypeAlias = float | NDArray[np.float64]
+
+
 class AirtuneError(Exception):
     """A mistake in the input or the surroundings, told in one line; the command line exits with 2."""
 
@@ -129,6 +132,26 @@ class Observation:
         freeze(self)
 
 
+@runtime_checkable
+class Link(Protocol):
+    """How an upload fails: success probability exp(−c/p) for any power p ≥ the least the rate allows, (6).
+
+    All arguments broadcast; bandwidth 0 gives c = ∞. A realised outcome may be drawn from another model.
+    """
+
+    def outage_power_w(
+        self, payload_bit: "AnyFloat", uplink_s: "AnyFloat", bandwidth_hz: "AnyFloat", gain: "AnyFloat"
+    ) -> NDArray[np.float64]:
+        """c(k, m, b) [W]."""
+        ...
+
+    def power_min_w(
+        self, payload_bit: "AnyFloat", uplink_s: "AnyFloat", bandwidth_hz: "AnyFloat", gain: "AnyFloat"
+    ) -> NDArray[np.float64]:
+        """Least power at which the rate fits in the band [W]; 0 where the link has no such constraint."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Problem:
     """One round's problem (P1), everything a policy may look at.
@@ -143,9 +166,10 @@ class Problem:
     tradeoff_v: float
     """V, the weight of learning against energy."""
     bandwidth_hz: float
-    noise_w_per_hz: float
-    snr_gap: float
+    """B [Hz]."""
+    link: Link
     gain: FloatK
+    """g_k."""
     pa_efficiency: FloatK
     circuit_power_w: FloatK
     queue_j: FloatK

@@ -1,0 +1,58 @@
+"""Files that are either whole or untouched, and disk trouble told in one line."""
+
+import contextlib
+import errno
+import json
+import os
+from collections.abc import Generator
+from pathlib import Path
+from typing import IO
+
+from airtune.rows import plain
+from airtune.types import AirtuneError
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replace a file so that a crash leaves the old or the new one whole; OSError leaves the old one."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb", buffering=0) as file:
+            write_all(file, data)
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: object) -> None:
+    """Atomically write JSON, indented, without NaN (null instead)."""
+    write_atomic(path, (json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+@contextlib.contextmanager
+def told(path: Path, hint: str | None = None) -> Generator[None]:
+    """Turn OSError into one clear line."""
+    try:
+        yield
+    except OSError as error:
+        todo = "free space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "put that right"
+        todo = hint or f"{todo} and `airtune resume {path}`"
+        raise AirtuneError(f"run folder {path}: {error.strerror or error}; {todo}") from error
+
+
+def write_all(file: IO[bytes], data: bytes) -> None:
+    """Write to an unbuffered file and force it to the disk."""
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
+    os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Stateless randomness: a generator from (seed, stream, round, device), so resuming is exact and policies are paired."""
+"""Stateless randomness: a generator from (seed, stream, round, device); resuming is exact and policies are paired."""
 
 from enum import IntEnum
 
@@ -18,6 +18,7 @@ class Stream(IntEnum):
     ADAPTER = 8
     BASELINE = 9
     EVALUATION = 10
+    AVAILABILITY = 11
 
 
 def generator(seed: int, stream: Stream, t: int = 0, device: int = 0) -> np.random.Generator:

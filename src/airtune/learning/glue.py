@@ -1,0 +1,233 @@
+"""The GLUE tasks, from their official tab-separated files, read strictly, or from the Hugging Face Hub."""
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+import numpy as np
+
+from airtune.learning.corpora import Examples
+from airtune.types import AirtuneError
+
+HUB_NAME: Final = "nyu-mll/glue"
+"""GLUE on the Hugging Face Hub."""
+
+
+@dataclass(frozen=True, slots=True)
+class GlueTask:
+    """How one GLUE task is written, in its official files and on the Hub."""
+
+    folder: str
+    """Official folder name."""
+    columns: tuple[str, ...]
+    """Columns that must be in the header; all columns, in order, where there is no header."""
+    texts: tuple[str, ...]
+    """Column of the text, or columns of the pair."""
+    label: str
+    """Column of the label."""
+    classes: tuple[str, ...]
+    """Labels as written in the file, in the order of the class numbers (those of the Hub's version)."""
+    label_names: tuple[str, ...]
+    """The same for people."""
+    header: bool = True
+    dev: str = "dev.tsv"
+    hub_dev: str = "validation"
+    hub_texts: tuple[str, ...] = field(default=())
+    """Text columns on the Hub, where named otherwise."""
+    broken_rows: int = 0
+    """Most rows with a wrong number of columns that are skipped, because the official file has some."""
+
+
+_BINARY: Final = ("0", "1")
+_ENTAILED: Final = ("entailment", "not_entailment")
+_THREE: Final = ("entailment", "neutral", "contradiction")
+_PAIR: Final = ("sentence1", "sentence2")
+_QUESTION: Final = ("question", "sentence")
+_QUESTIONS: Final = ("question1", "question2")
+_MRPC: Final = ("#1 String", "#2 String")
+_COLA: Final = ("source", "label", "mark", "sentence")
+
+GLUE: Final = MappingProxyType(
+    {
+        "sst2": GlueTask(
+            "SST-2", ("sentence", "label"), ("sentence",), "label", _BINARY, label_names=("negative", "positive")
+        ),
+        "cola": GlueTask("CoLA", _COLA, ("sentence",), "label", _BINARY, ("unacceptable", "acceptable"), header=False),
+        "mrpc": GlueTask(
+            "MRPC",
+            ("Quality", *_MRPC),
+            _MRPC,
+            "Quality",
+            _BINARY,
+            label_names=("not_equivalent", "equivalent"),
+            hub_texts=_PAIR,
+        ),
+        "qqp": GlueTask(
+            "QQP",
+            (*_QUESTIONS, "is_duplicate"),
+            _QUESTIONS,
+            "is_duplicate",
+            _BINARY,
+            label_names=("not_duplicate", "duplicate"),
+            broken_rows=10,
+        ),
+        "mnli": GlueTask(
+            "MNLI",
+            (*_PAIR, "gold_label"),
+            _PAIR,
+            "gold_label",
+            _THREE,
+            label_names=_THREE,
+            dev="dev_matched.tsv",
+            hub_dev="validation_matched",
+            hub_texts=("premise", "hypothesis"),
+        ),
+        "qnli": GlueTask("QNLI", (*_QUESTION, "label"), _QUESTION, "label", _ENTAILED, label_names=_ENTAILED),
+        "rte": GlueTask("RTE", (*_PAIR, "label"), _PAIR, "label", _ENTAILED, label_names=_ENTAILED),
+        "wnli": GlueTask("WNLI", (*_PAIR, "label"), _PAIR, "label", _BINARY, ("not_entailment", "entailment")),
+    }
+)
+"""The classification tasks of GLUE by their Hub names."""
+
+
+def find_folder(task: GlueTask, name: str, data_dir: Path) -> Path:
+    """The folder with the task's two files: a folder of `data_dir` named after the task, else `data_dir` itself.
+
+    Raises:
+        AirtuneError: no such folder, or a file is missing from it.
+    """
+    if not data_dir.is_dir():
+        raise AirtuneError(f"data_dir: there is no folder {data_dir}")
+    names = tuple(dict.fromkeys((task.folder, task.folder.lower(), name, name.upper())))
+    folder = next((data_dir / n for n in names if (data_dir / n).is_dir()), data_dir)
+    lacking = [f for f in ("train.tsv", task.dev) if not (folder / f).is_file()]
+    if folder == data_dir and lacking:
+        raise AirtuneError(
+            f"data_dir: {data_dir} holds neither a folder {task.folder} nor train.tsv and {task.dev} (task {name})"
+        )
+    if lacking:
+        raise AirtuneError(f"data_dir: {folder / lacking[0]} is missing; task {name} needs train.tsv and {task.dev}")
+    return folder
+
+
+def read_tsv(path: Path, task: GlueTask) -> tuple[Examples, int]:
+    """One GLUE file, in file order, and the number of broken rows skipped (only where the official file has some).
+
+    Quotes have no meaning. Every row must have all columns and a known label, so that a cut, mixed-up or foreign file
+    is noticed.
+
+    Raises:
+        AirtuneError: naming file, line and what would be right.
+    """
+    lines, ended = _lines(path)
+    columns = _columns(path, task, lines[0])
+    at_text, at_label = [columns.index(c) for c in task.texts], columns.index(task.label)
+    code = {name: i for i, name in enumerate(task.classes)}
+    if not ended and at_label != len(columns) - 1:
+        raise AirtuneError(
+            f"{path}: line {len(lines)}: the file ends inside a text without a line break, so it may be cut; fetch it "
+            "again, or end it with a line break if it is whole"
+        )
+    texts: list[list[str]] = []
+    labels: list[int] = []
+    skipped = 0
+    first = 2 if task.header else 1
+    for number, line in enumerate(lines[first - 1 :], first):
+        fields = line.split("\t")
+        cut = number == len(lines) and not ended
+        if len(fields) != len(columns):
+            skipped += 1
+            if skipped > task.broken_rows or cut:
+                wrong = f"{len(fields)} tab-separated columns; {len(columns)} would be right"
+                raise AirtuneError(f"{path}: {_line(number, cut)}: {wrong}")
+        elif fields[at_label] not in code:
+            wrong = f"unknown label {fields[at_label][:40]!r}; right would be {', '.join(task.classes)}"
+            raise AirtuneError(f"{path}: {_line(number, cut)}: {wrong}")
+        else:
+            texts.append([fields[i] for i in at_text])
+            labels.append(code[fields[at_label]])
+    if not labels:
+        raise AirtuneError(f"{path}: no samples; {task.folder} has one per line after the header")
+    return _examples(list(zip(*texts, strict=True)), labels), skipped
+
+
+def _line(number: int, cut: bool) -> str:
+    """The line as told in a message."""
+    return f"line {number}" + (" (the last, without a line break: the file may be cut)" if cut else "")
+
+
+def _examples(texts: list[tuple[str, ...]], labels: list[int]) -> Examples:
+    return Examples(texts[0], texts[1] if len(texts) > 1 else None, np.array(labels, dtype=np.int64))
+
+
+def _lines(path: Path) -> tuple[list[str], bool]:
+    """The file's lines, at least one, and whether the last is ended by a line break."""
+    try:
+        raw = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    except OSError as error:
+        raise AirtuneError(f"{path}: cannot be read ({error.strerror})") from error
+    if not raw:
+        raise AirtuneError(f"{path}: line 1: the file is empty; a header or a sample would be right")
+    if (at := raw.find(b"\0")) >= 0:
+        line = raw.count(b"\n", 0, at) + 1
+        raise AirtuneError(f"{path}: line {line}: a NUL byte; UTF-8 text would be right")
+    try:
+        lines = raw.decode().split("\n")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise AirtuneError(
+            f"{path}: line {line}: byte 0x{raw[error.start]:02x} is not UTF-8; UTF-8 text would be right"
+        ) from error
+    if ended := lines[-1] == "":
+        lines.pop()
+    return [line.removesuffix("\r") for line in lines], ended
+
+
+def _columns(path: Path, task: GlueTask, line: str) -> list[str]:
+    """Names of the columns, from the header or, where the task has none, from the task."""
+    if not task.header:
+        return list(task.columns)
+    columns = line.split("\t")
+    if lacking := [c for c in task.columns if c not in columns]:
+        raise AirtuneError(
+            f"{path}: line 1: the header lacks {', '.join(lacking)}; {task.folder} has tab-separated columns with "
+            f"{', '.join(task.columns)}"
+        )
+    return columns
+
+
+def from_hub(name: str, task: GlueTask) -> tuple[Examples, Examples]:
+    """Train and dev split from the Hugging Face Hub or its local cache (HF_HUB_OFFLINE is respected).
+
+    Raises:
+        AirtuneError: neither has it, or it is not as expected.
+    """
+    import datasets
+
+    splits: list[Examples] = []
+    for split in ("train", task.hub_dev):
+        try:
+            table = datasets.load_dataset(HUB_NAME, name, split=split)
+            texts = [tuple(table[column]) for column in task.hub_texts or task.texts]
+            labels = list(table["label"])
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise AirtuneError(
+                f"task.name: {name} could not be had from the Hugging Face Hub or its cache ({HUB_NAME}: {reason}); "
+                f"connect, or give a folder that holds {task.folder}/train.tsv and {task.dev} with --data-dir"
+            ) from error
+        if not labels or not set(labels) <= set(range(len(task.classes))):
+            raise AirtuneError(f"task.name: {name}: {HUB_NAME}, split {split}, is empty or has samples without a label")
+        splits.append(_examples(texts, labels))
+    return splits[0], splits[1]
+
+
+def content_sha256(examples: Examples) -> str:
+    """SHA-256 of texts and labels, for data that came without files of its own."""
+    digest = hashlib.sha256()
+    second = examples.text_pair or ("",) * len(examples)
+    for text, pair, label in zip(examples.text, second, examples.label, strict=True):
+        digest.update(f"{text}\t{pair}\t{label}\n".encode())
+    return digest.hexdigest()

@@ -76,10 +76,13 @@ class Quadratics:
     kept: tuple[int, ...]
 
     @classmethod
-    def draw(cls, rng, devices, size, kept):
+    def draw(cls, rng, devices, kept, spread):
+        """`spread` 0: one isotropic bowl for all; larger: ill-conditioned, and every device wants another θ."""
+        size = kept[-1]
         root = rng.normal(size=(devices, size, size))
-        hessian = root @ root.transpose(0, 2, 1) / size + 0.1 * np.eye(size)
-        return cls(rng.dirichlet(np.ones(devices)), hessian, rng.normal(size=(devices, size)), kept)
+        hessian = np.eye(size) + spread * root @ root.transpose(0, 2, 1)
+        centre = rng.normal(size=size) + spread * rng.normal(size=(devices, size))
+        return cls(rng.dirichlet(np.ones(devices)), hessian, centre, kept)
 
     def gradients(self, theta):
         """∇R_k at each of N points, N×K×d."""
@@ -153,35 +156,31 @@ def grow(problem, rng, rounds, step, noise_scale):
     return np.array(gaps), np.array(bounds)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.integers(0, 10**6),
     st.sampled_from([(1, 4), (2, 3), (3, 2)]),
-    st.floats(0.1, 1.0),
     st.sampled_from([0.0, 0.1, 1.0]),
+    st.floats(0.3, 1.0),
+    st.sampled_from([0.0, 0.3, 3.0]),
 )
-def test_theorem_1_holds_on_quadratics(seed, shape, fraction, noise_scale):
+def test_theorem_1_holds_on_quadratics(seed, shape, spread, fraction, noise_scale):
     """(9), (10): with constants known exactly, the bound is at least the exact expected gap after every round."""
     devices, rounds = shape
     rng = np.random.default_rng(seed)
-    problem = Quadratics.draw(rng, devices, 4, (1, 2, 4))
+    problem = Quadratics.draw(rng, devices, (1, 2, 4), spread)
     gaps, bounds = grow(problem, rng, rounds, fraction / problem.spectrum[-1], noise_scale)
     assert np.all(bounds >= gaps * (1 - 1e-9))
 
 
-@pytest.mark.parametrize("success", [0.0, 0.3, 1.0])
-@pytest.mark.parametrize("noise", [0.0, 0.5])
-def test_theorem_1_is_tight(success, noise):
-    """(9) is an equality for one device, R = (μ/2)‖θ‖² and η = 1/μ: E R(θ_1) = (1−π) R(θ_0) + π v/(2μ)."""
-    mu, start = 2.0, np.array([1.0, -2.0])
-    gap = mu / 2 * start @ start
-    expected = (1 - success) * gap + success * noise / (2 * mu)
-    phi = divergence_phi(
-        np.ones(1),
-        np.array([mu**2 * start @ start]),
-        np.zeros(1),
-        np.array([[noise]]),
-        np.array([1]),
-        np.array([success]),
-    )
-    assert bound_step(gap, phi, 0.0, 1 / mu) == pytest.approx(expected, rel=1e-12)
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from([0.0, 0.3, 3.0]))
+def test_theorem_1_is_an_equality_in_the_best_case(seed, noise_scale):
+    """(9), (10): one device, an isotropic bowl, η = 1/L and one round leave no slack, whatever m, π, δ and v are.
+
+    So no smaller Φ of this form can be true: an error in (10) either breaks this or the inequality above.
+    """
+    rng = np.random.default_rng(seed)
+    problem = Quadratics.draw(rng, 1, (1, 2, 4), 0.0)
+    gaps, bounds = grow(problem, rng, 1, 1.0 / problem.spectrum[-1], noise_scale)
+    assert bounds[1] == pytest.approx(gaps[1], rel=1e-9)

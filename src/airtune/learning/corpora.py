@@ -56,7 +56,7 @@ SAME_FILM: Final = MappingProxyType({"the_crime_of_padre_amaro": "el_crimen_del_
 def in_dev(film: str) -> bool:
     """Whether a film's snippets are in the dev split: a hash of its name alone decides, so the split never changes.
 
-    >>> in_dev("spirited_away"), in_dev("happy_times")
+    >>> in_dev("spirited_away"), in_dev("talk_to_her")
     (False, True)
     """
     return int.from_bytes(hashlib.sha256(film.encode()).digest()[:8], "big") < DEV_SHARE * 2**64

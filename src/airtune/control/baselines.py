@@ -1,0 +1,158 @@
+"""Policies to compare with, and the policy a configuration asks for, §9."""
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from airtune.config import PolicyConfig
+from airtune.control.alternating import AlternatingPolicy
+from airtune.control.evaluation import RELATIVE_SLACK, energy_j, make_decision, validate_decision
+from airtune.rng import Stream, generator
+from airtune.types import AirtuneError, Decision, FloatK, Policy, Problem
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TraditionalPolicy:
+    """Traditional federated fine-tuning: one fixed module, equal bandwidth, full power, as often as energy allows.
+
+    Source: FedAvg (McMahan et al., 2017) on a fixed LoRA module; the baseline that arXiv 2509.19306 compares with.
+    """
+
+    module: int | None
+    """The module every device trains; None for the largest."""
+    phase: FloatK
+    """Where in its saving cycle each device starts, in [0, 1), so that not all save up for the same rounds."""
+
+    def __call__(self, problem: Problem) -> Decision:
+        """Decide a round: who can pay from its account takes part.
+
+        The account of device k before round t (from 0) holds (t + 1) Ē_k + phase_k E_k − spent_k, and it takes part if
+        that covers E_k, the cost of this round, and the whole run's budget T Ē_k is not passed.
+        """
+        module = _fixed_module(problem, self.module)
+        devices = len(problem.gain)
+        if self.phase.shape != (devices,):
+            raise AirtuneError(f"traditional: phase must have one entry per device, {devices}, got {self.phase.shape}")
+        power = np.maximum(problem.power_max_w[:, module - 1], 0.0)
+        cost = energy_j(problem, np.full(devices, module), power)
+        able = problem.feasible[:, module - 1] & (problem.uplink_s[:, module - 1] > 0) & (power > 0)
+        saved = (problem.t + 1) * problem.budget_j + self.phase * cost - problem.spent_j
+        left = problem.rounds * problem.budget_j - problem.spent_j
+        slack = RELATIVE_SLACK * cost
+        takes_part = able & (saved + slack >= cost) & (left + slack >= cost)
+        share = problem.bandwidth_hz / max(int(takes_part.sum()), 1)
+        return make_decision(problem, np.where(takes_part, module, 0), power, np.where(takes_part, share, 0.0))
+
+
+@dataclass(frozen=True, slots=True)
+class UnlimitedPolicy:
+    """The upper bound: every device takes part in every round, error-free, whatever its memory, time and energy.
+
+    Source: the ideal case (error-free links, no resource limits) that wireless federated learning is measured against.
+    """
+
+    module: int | None
+    """The module every device trains; None for the largest."""
+
+    def __call__(self, problem: Problem) -> Decision:
+        """Decide a round; the objective is V Σ U, energy being free."""
+        module, devices = _fixed_module(problem, self.module), len(problem.gain)
+        return Decision(
+            module=np.full(devices, module, np.int64),
+            power_w=np.zeros(devices),
+            bandwidth_hz=np.zeros(devices),
+            success_probability=np.ones(devices),
+            objective=float(problem.tradeoff_v * problem.utility[:, module - 1].sum()),
+            error_free=True,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class FilePolicy:
+    """A policy from the user's own file; every decision it makes is checked against the round's constraints.
+
+    Source: the user.
+    """
+
+    path: Path
+    function: Callable[[Problem], object]
+
+    def __call__(self, problem: Problem) -> Decision:
+        """Decide a round.
+
+        Raises:
+            AirtuneError: the function returned something else than a Decision, or one that is not allowed.
+        """
+        decision = self.function(problem)
+        if not isinstance(decision, Decision):
+            kind = type(decision).__name__
+            raise AirtuneError(f"{self.path}: policy(problem) must return an airtune.types.Decision, got {kind}")
+        try:
+            validate_decision(problem, decision)
+        except AirtuneError as error:
+            raise AirtuneError(f"{self.path}: round {problem.t}: {error}") from None
+        return decision
+
+
+def load_policy(path: Path) -> FilePolicy:
+    """The policy that a Python file defines under the name `policy`.
+
+    Raises:
+        AirtuneError: no such file, it fails on import, or `policy` is missing or not callable.
+    """
+    if not path.is_file():
+        raise AirtuneError(f"policy.file: {path} does not exist; give a Python file that defines policy(problem)")
+    name = f"airtune_policy_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise AirtuneError(f"policy.file: {path} is not a Python file; its name must end in .py")
+    loaded = importlib.util.module_from_spec(spec)
+    sys.modules[name] = loaded
+    try:
+        spec.loader.exec_module(loaded)
+    except Exception as error:
+        del sys.modules[name]
+        reason = " ".join(str(error).split())
+        raise AirtuneError(f"policy.file: {path} fails on import: {type(error).__name__}: {reason}") from error
+    function = getattr(loaded, "policy", None)
+    if function is None:
+        raise AirtuneError(f"policy.file: {path} defines no `policy`; define policy(problem) -> Decision")
+    if not callable(function):
+        raise AirtuneError(f"policy.file: `policy` in {path} is a {type(function).__name__}; it must be callable")
+    return FilePolicy(path, function)
+
+
+def policy_of(config: PolicyConfig, devices_count: int, seed: int) -> Policy:
+    """The policy a configuration asks for.
+
+    Args:
+        config: name and dials.
+        devices_count: K.
+        seed: the run's seed; the traditional policy's phases are drawn from it.
+
+    Raises:
+        AirtuneError: a policy file that cannot be used.
+    """
+    match config.name:
+        case "alternating":
+            return AlternatingPolicy()
+        case "traditional":
+            return TraditionalPolicy(config.module, generator(seed, Stream.BASELINE).random(devices_count))
+        case "unlimited":
+            return UnlimitedPolicy(config.module)
+        case "file":
+            if config.file is None:
+                raise AirtuneError("policy.file must be given when policy.name is 'file'")
+            return load_policy(config.file)
+
+
+def _fixed_module(problem: Problem, module: int | None) -> int:
+    """The module asked for, 1…M, the largest if None."""
+    count = problem.utility.shape[1]
+    if module is not None and not 1 <= module <= count:
+        raise AirtuneError(f"policy.module is {module}, but the family has modules 1 to {count}")
+    return count if module is None else module

@@ -1,0 +1,171 @@
+"""How uploads fail: links whose success probability is exp(−c/p), §1.
+
+Both links answer to `airtune.types.Link`. They differ in what bandwidth does: with `OutageLink` the rate follows from
+payload and time, and more band means more success; with `WaterfallLink` the rate must fit in the band, and every hertz
+beyond that only lets in noise.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import lambertw
+
+from airtune.config import WorldConfig
+from airtune.types import AirtuneError, AnyFloat, Link
+from airtune.units import db_to_linear, dbm_to_w
+
+EXPONENT_MAX = 700.0
+"""Beyond this, e^x leaves float64: the power needed is called infinite."""
+RATE_SLACK = 1e-9
+"""Relative shortfall of power that still counts as meeting the rate (rounding)."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutageLink:
+    """Constant-rate upload over block Rayleigh fading of known mean gain: fails when capacity falls below the rate."""
+
+    noise_w_per_hz: float
+    """N0 [W/Hz], noise figure and interference margin included."""
+    snr_gap: float
+    """Γ_g ≥ 1, linear."""
+
+    def __post_init__(self) -> None:
+        _check_positive("noise_w_per_hz", self.noise_w_per_hz)
+        _check_snr_gap(self.snr_gap)
+
+    def outage_power_w(
+        self, payload_bit: AnyFloat, uplink_s: AnyFloat, bandwidth_hz: AnyFloat, gain: AnyFloat
+    ) -> NDArray[np.float64]:
+        """Outage power c = Γ_g N0 b (2^{S/(b τ_up)} − 1) / g [W], (5).
+
+        Arguments broadcast. ∞ where bandwidth, time or gain is not positive, or where the power leaves float64.
+        """
+        return _power_for_rate_w(self.snr_gap * self.noise_w_per_hz, payload_bit, uplink_s, bandwidth_hz, gain)
+
+    def power_min_w(
+        self, payload_bit: AnyFloat, uplink_s: AnyFloat, bandwidth_hz: AnyFloat, gain: AnyFloat
+    ) -> NDArray[np.float64]:
+        """Least power p_min = 0 [W]: any power has some chance of success. Broadcast shape of the arguments."""
+        return np.zeros(np.broadcast(payload_bit, uplink_s, bandwidth_hz, gain).shape)
+
+
+@dataclass(frozen=True, slots=True)
+class WaterfallLink:
+    """Packet error rate PER = 1 − exp(−m N0 b / (p g)) at a rate that must fit the band (Chen et al., 2021)."""
+
+    noise_w_per_hz: float
+    """N0 [W/Hz], noise figure and interference margin included."""
+    m_linear: float
+    """Waterfall threshold m, linear (not dB)."""
+    snr_gap: float
+    """Γ_g ≥ 1, linear; enters the rate only."""
+
+    def __post_init__(self) -> None:
+        _check_positive("noise_w_per_hz", self.noise_w_per_hz)
+        _check_positive("m_linear", self.m_linear)
+        _check_snr_gap(self.snr_gap)
+
+    def outage_power_w(
+        self, payload_bit: AnyFloat, uplink_s: AnyFloat, bandwidth_hz: AnyFloat, gain: AnyFloat
+    ) -> NDArray[np.float64]:
+        """Waterfall power c = m N0 b / g [W], the c of π = exp(−c/p).
+
+        Arguments broadcast. ∞ where bandwidth, time or gain is not positive: nothing can be sent.
+        """
+        payload, uplink, band, g = _broadcast(payload_bit, uplink_s, bandwidth_hz, gain)
+        usable = (uplink > 0) & (band > 0) & (g > 0) & (payload >= 0)
+        with np.errstate(over="ignore"):
+            power = self.m_linear * self.noise_w_per_hz * band / np.where(usable, g, 1.0)
+        return np.where(usable, power, np.inf)
+
+    def power_min_w(
+        self, payload_bit: AnyFloat, uplink_s: AnyFloat, bandwidth_hz: AnyFloat, gain: AnyFloat
+    ) -> NDArray[np.float64]:
+        """Least power p_min [W] with b log2(1 + p g / (Γ_g N0 b)) ≥ S/τ_up; ∞ where there is none."""
+        return _power_for_rate_w(self.snr_gap * self.noise_w_per_hz, payload_bit, uplink_s, bandwidth_hz, gain)
+
+    def bandwidth_min_hz(
+        self, payload_bit: AnyFloat, uplink_s: AnyFloat, power_w: AnyFloat, gain: AnyFloat
+    ) -> NDArray[np.float64]:
+        """Least bandwidth b_min [Hz] that carries S bits in τ_up at power p; ∞ where no bandwidth does.
+
+        With v = 1 + p g / (Γ_g N0 b) and ρ = S ln 2 Γ_g N0 / (τ_up p g), the rate b log2 v = S/τ_up reads
+        ln v = ρ (v − 1), so v = −W_{−1}(−ρ e^{−ρ}) / ρ; it exists iff ρ < 1. Arguments broadcast.
+        """
+        payload, uplink, power, g = _broadcast(payload_bit, uplink_s, power_w, gain)
+        usable = (uplink > 0) & (power > 0) & (g > 0) & np.isfinite(power)
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            rate_limit = power * g / (self.snr_gap * self.noise_w_per_hz * math.log(2.0))
+            rho = np.where(usable, payload / np.where(usable, uplink, 1.0), np.inf) / rate_limit
+            carried = usable & (rho < 1.0) & (rho > 1e-300)
+            rho = np.where(carried, rho, 0.5)
+            snr = -np.real(np.asarray(lambertw(-rho * np.exp(-rho), -1))) / rho - 1.0
+            band = rate_limit * math.log(2.0) / snr
+            empty = usable & (payload <= 0)
+        return np.where(carried & (snr > 0), band, np.where(empty, 0.0, np.inf))
+
+
+def success_probability(
+    outage_power_w: AnyFloat, power_w: AnyFloat, power_min_w: AnyFloat = 0.0
+) -> NDArray[np.float64]:
+    """Uplink success probability π = exp(−c/p), (6).
+
+    Args:
+        outage_power_w: c [W], (5), or the waterfall's.
+        power_w: transmit power p [W].
+        power_min_w: least power the rate allows [W]; below it (by more than rounding) π = 0.
+
+    Returns:
+        π in [0, 1], broadcast shape; 0 for p ≤ 0 or infinite c.
+    """
+    c, power, least = np.broadcast_arrays(
+        np.asarray(outage_power_w, np.float64), np.asarray(power_w, np.float64), np.asarray(power_min_w, np.float64)
+    )
+    sends = (power > 0) & np.isfinite(c) & (power >= least * (1.0 - RATE_SLACK))
+    with np.errstate(over="ignore"):
+        ratio = np.where(sends, c, 0.0) / np.where(sends, power, 1.0)
+    return np.where(sends, np.exp(-ratio), 0.0)
+
+
+def link_of(config: WorldConfig) -> Link:
+    """The link a configuration asks for; decibels become linear here.
+
+    N0 = thermal density · noise figure · interference margin.
+    """
+    noise_w_per_hz = dbm_to_w(config.noise_dbm_per_hz + config.noise_figure_db + config.interference_margin_db)
+    snr_gap = db_to_linear(config.snr_gap_db)
+    match config.link:
+        case "outage":
+            return OutageLink(noise_w_per_hz, snr_gap)
+        case "waterfall":
+            return WaterfallLink(noise_w_per_hz, config.waterfall_m_linear, snr_gap)
+
+
+def _power_for_rate_w(
+    noise_w_per_hz: float, payload_bit: AnyFloat, uplink_s: AnyFloat, bandwidth_hz: AnyFloat, gain: AnyFloat
+) -> NDArray[np.float64]:
+    """Power at which the mean channel carries S bits in τ_up over b: N b (2^{S/(b τ_up)} − 1) / g [W]."""
+    payload, uplink, band, g = _broadcast(payload_bit, uplink_s, bandwidth_hz, gain)
+    usable = (uplink > 0) & (band > 0) & (g > 0)
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        exponent = math.log(2.0) * payload / np.where(usable, uplink, 1.0) / np.where(usable, band, 1.0)
+        usable = usable & (exponent <= EXPONENT_MAX)
+        power = noise_w_per_hz * band * np.expm1(np.where(usable, exponent, 0.0)) / np.where(usable, g, 1.0)
+    return np.where(usable, power, np.inf)
+
+
+def _broadcast(*values: AnyFloat) -> tuple[NDArray[np.float64], ...]:
+    """Arguments as float64 arrays of their common shape."""
+    return tuple(np.broadcast_arrays(*(np.asarray(value, np.float64) for value in values)))
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise AirtuneError(f"link: {name} must be a finite number > 0, got {value}")
+
+
+def _check_snr_gap(value: float) -> None:
+    if not (math.isfinite(value) and value >= 1.0):
+        raise AirtuneError(f"link: snr_gap must be a linear ratio ≥ 1 (0 dB), got {value}; is it in dB?")

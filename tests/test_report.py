@@ -82,7 +82,7 @@ def test_summary_of_hand_worked_rows():
         summarise([], task="t", model="m", policy="p", seed=0, budget_j=1.0, wall_s=0.0)
 
 
-@given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=12, unique=True))
+@given(st.lists(st.integers(-(10**6), 10**6).map(lambda x: x / 1000), min_size=2, max_size=12, unique=True))
 def test_estimate_is_scipys_t_interval(values: list[float]):
     got = estimate(values)
     assert got is not None
@@ -159,6 +159,17 @@ def test_comparison_pairs_by_seed(tmp_path: Path):
     # only one of two seeds reaches the target: no mean over the lucky one
     assert (weak.paired, weak.reached, weak.energy_to_reference_j) == (2, 1, None)
     assert compare(three_policies(tmp_path / "again")).reference == "traditional"
+
+
+def test_the_energy_target_is_measured_on_the_same_samples_as_the_curve(tmp_path: Path):
+    path = write_run(tmp_path / "r", "p", 0, [0.5, 0.7])
+    with RunFolder.open(path, write=True) as folder:
+        folder.write_summary((folder.read_summary() or {}) | {"accuracy": 0.9})  # of the whole dev set
+    (only,) = compare([load_run(path)]).policies
+    assert only.accuracy is not None
+    assert only.accuracy.mean == 0.9
+    assert only.energy_to_reference_j is not None
+    assert only.energy_to_reference_j.mean == 8.0
 
 
 def test_comparison_refuses_what_cannot_be_compared(tmp_path: Path):

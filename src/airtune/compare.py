@@ -37,7 +37,7 @@ class PolicyReport:
     accuracy_per_kj: Estimate | None
     """Final accuracy (as a fraction) over energy [1/kJ]."""
     reached: int
-    """Seeds that reached the reference policy's final accuracy of the same seed."""
+    """Seeds that reached the reference policy's last accuracy on the dev subset, of the same seed."""
     paired: int
     """Seeds shared with the reference policy."""
     energy_to_reference_j: Estimate | None
@@ -93,6 +93,11 @@ def energy_to_accuracy_j(rounds: Rows, target: float) -> float | None:
     return None
 
 
+def last_accuracy(rounds: Rows) -> float | None:
+    """The last accuracy in the rows, on the dev subset (a summary's may be on the whole dev set); None if none."""
+    return next((row["accuracy"] for row in reversed(rounds) if row["accuracy"] is not None), None)
+
+
 def compare(runs: Sequence[Run], reference: str | None = None) -> Comparison:
     """Group runs by policy and pair them by seed against a reference policy (the first run's if None).
 
@@ -138,7 +143,8 @@ def _policy_report(name: str, runs: Mapping[int, Run], reference: Mapping[int, R
     accuracies = {seed: run.summary["accuracy"] for seed, run in runs.items()}
     targets = {seed: run.summary["accuracy"] for seed, run in reference.items() if run.summary["accuracy"] is not None}
     shared = [seed for seed in runs if seed in targets]
-    reached = [energy_to_accuracy_j(runs[seed].rounds, targets[seed]) for seed in shared]
+    goals = {seed: last_accuracy(run.rounds) for seed, run in reference.items() if seed in runs}
+    reached = [energy_to_accuracy_j(runs[seed].rounds, goal) for seed, goal in goals.items() if goal is not None]
     hits = [energy_j for energy_j in reached if energy_j is not None]
     differences = [accuracies[seed] - targets[seed] for seed in shared if accuracies[seed] is not None]
     rates = [
@@ -157,8 +163,8 @@ def _policy_report(name: str, runs: Mapping[int, Run], reference: Mapping[int, R
         budget_j=statistics.fmean(values("budget_j")),
         accuracy_per_kj=estimate(rates),
         reached=len(hits),
-        paired=len(shared),
-        energy_to_reference_j=estimate(hits) if len(hits) == len(shared) else None,
+        paired=len(reached),
+        energy_to_reference_j=estimate(hits) if len(hits) == len(reached) else None,
         delivery_rate=estimate(values("delivery_rate")),
         max_overspend_ratio=max(values("max_overspend_ratio"), default=math.nan),
         wall_s=statistics.fmean(values("wall_s")),

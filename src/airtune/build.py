@@ -1,0 +1,144 @@
+"""From a configuration to the objects of a run: one explicit `match` per choice, no registry."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from airtune.config import LearningConfig, ModelConfig, ModulesConfig, RunConfig, TaskConfig
+from airtune.control.baselines import policy_of
+from airtune.control.problem import Cell, first_memory
+from airtune.fleets.simulated import SimulatedFleet
+from airtune.learning.aggregate import ServerState, renormalised_mean
+from airtune.learning.assets import ModelSource, load_classifier, resolve_model
+from airtune.learning.data import TaskData, TokenSet, load_task, tokenize
+from airtune.learning.engine import Engine
+from airtune.learning.lora import family_of, install
+from airtune.learning.partition import partition
+from airtune.learning.workload import modules_of
+from airtune.physics.devices import sample_devices
+from airtune.physics.link import link_of
+from airtune.rng import Stream, generator
+from airtune.round import State, System
+from airtune.theory.constants import prior_constants
+from airtune.types import AirtuneError, Modules, Policy
+from airtune.worlds.analytic import AnalyticWorld, radio_of
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Learner:
+    """Model, data and engine: what the runs of a comparison share."""
+
+    engine: Engine
+    modules: Modules
+    train: TokenSet
+    dev: TokenSet
+    source: ModelSource
+    data: TaskData
+
+    @property
+    def facts(self) -> list[str]:
+        """What is used, a line each; printed by every run."""
+        return [
+            self.source.description,
+            self.data.description,
+            f"sequences are {self.engine.batcher.layout}, {self.train.lengths.mean():.1f} tokens on average",
+        ]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Experiment:
+    """A run ready to go."""
+
+    config: RunConfig
+    learner: Learner
+    system: System
+    start: State
+    subset: NDArray[np.int64]
+    """Dev samples evaluated during the run."""
+
+
+def use_threads(threads: int | None) -> int:
+    """Set torch's threads; all of the machine's cores for None. Returns their number."""
+    count = threads or len(os.sched_getaffinity(0))
+    torch.set_num_threads(count)
+    return count
+
+
+def learner_of(config: RunConfig) -> Learner:
+    """Model, data and engine of a configuration; the last one is kept, so runs of a comparison share it."""
+    limit_seed = config.seed if config.task.train_limit is not None else 0
+    return _learner(config.task, config.model, config.modules, config.learning, config.data_dir, limit_seed)
+
+
+@lru_cache(maxsize=1)
+def _learner(
+    task: TaskConfig,
+    model_config: ModelConfig,
+    modules_config: ModulesConfig,
+    learning: LearningConfig,
+    data_dir: Path | None,
+    seed: int,
+) -> Learner:
+    source = resolve_model(model_config)
+    data = load_task(task, data_dir, seed)
+    model, tokenizer = load_classifier(source, len(data.label_names))
+    train, dev = tokenize(data.train, tokenizer, task.max_length), tokenize(data.dev, tokenizer, task.max_length)
+    family = family_of(model, model.base_model_prefix, modules_config)
+    installed = install(model, family)
+    length = float(train.lengths.mean())
+    modules = modules_of(model, family, installed, modules_config, length, length * learning.batch_size)
+    return Learner(Engine(model, family, installed, learning, train), modules, train, dev, source, data)
+
+
+def build(config: RunConfig, policy: Policy | None = None, learner: Callable[[RunConfig], Learner] = learner_of) -> Experiment:
+    """Everything a run needs.
+
+    Args:
+        config: the configuration.
+        policy: used instead of `config.policy.name` if given.
+        learner: makes (or hands out) model, data and engine.
+
+    Raises:
+        AirtuneError: anything missing, damaged or impossible, in one line.
+    """
+    shared = learner(config)
+    family = shared.engine.family
+    parts = partition(shared.train.label, shared.train.group, config.partition, config.fleet.devices, config.seed)
+    samples = np.array([len(part) for part in parts], dtype=np.int64)
+    devices = sample_devices(config.fleet, samples, config.seed)
+    if config.policy.module is not None and config.policy.module > len(shared.modules):
+        raise AirtuneError(f"policy.module: {config.policy.module}, but the family has {len(shared.modules)} modules")
+    fleet = SimulatedFleet(shared.engine, shared.train, parts, config.seed, config.rounds)
+    cell = Cell(
+        devices=devices,
+        modules=shared.modules,
+        radio=radio_of(config.world),
+        link=link_of(config.world),
+        constants=prior_constants(config.constants, shared.modules, samples),
+        rounds=config.rounds,
+        tradeoff_v=config.policy.v,
+        account=config.policy.account == "horizon",
+    )
+    system = System(
+        cell=cell,
+        world=AnalyticWorld(config.world, devices, config.seed, fleet.token_counts),
+        policy=policy or policy_of(config.policy, config.fleet.devices, config.seed),
+        fleet=fleet,
+        aggregate=renormalised_mean,
+        learning=config.learning,
+    )
+    adapters = family.initial(config.seed)
+    server = ServerState(
+        momentum={name: torch.zeros_like(tensor) for name, tensor in adapters.items()},
+        average={name: tensor.clone() for name, tensor in adapters.items()},
+    )
+    start = State(0, adapters, server, first_memory(cell, config.policy.queue_start))
+    count = min(config.task.eval_samples, len(shared.dev))
+    subset = np.sort(generator(config.seed, Stream.EVALUATION).choice(len(shared.dev), count, replace=False))
+    return Experiment(config, shared, system, start, subset)

@@ -1,0 +1,97 @@
+"""From what is known before a round to its problem (P1), §4."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from airtune.control.queues import next_queue_j
+from airtune.physics.cost import compute_energy_j, compute_time_s, downlink_time_s, uplink_time_s
+from airtune.theory.bound import bound_step, divergence_phi, utility
+from airtune.theory.constants import Constants
+from airtune.types import Decision, Devices, Link, Memory, Modules, Observation, Outcome, Problem, Radio
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cell:
+    """Everything about the radio cell and its devices that does not change over the rounds."""
+
+    devices: Devices
+    modules: Modules
+    radio: Radio
+    link: Link
+    constants: Constants
+    rounds: int
+    """T."""
+    tradeoff_v: float
+    account: bool
+    """Whether a device may never spend more than its whole run's budget T·Ē_k."""
+
+
+def first_memory(cell: Cell, queue_start: float) -> Memory:
+    """The controller before the first round; `queue_start` is Z_k(0) in units of Ē_k."""
+    budget = cell.devices.budget_j
+    return Memory(queue_j=queue_start * budget, spent_j=np.zeros_like(budget), bound=cell.constants.initial_gap)
+
+
+def pose(cell: Cell, memory: Memory, observation: Observation) -> Problem:
+    """The round's problem (P1) from what is remembered and observed.
+
+    The energy account lowers the power cap of (k, m) to what the device's remaining budget can pay for.
+    """
+    devices, modules, radio = cell.devices, cell.modules, cell.radio
+    compute_s = compute_time_s(observation.tokens, modules.flop_per_token, devices.frequency_hz, devices.flop_per_cycle)
+    compute_j = compute_energy_j(
+        observation.tokens, modules.flop_per_token, devices.frequency_hz, devices.flop_per_cycle, devices.capacitance
+    )
+    uplink_s = uplink_time_s(radio.deadline_s, downlink_time_s(modules.payload_bit, observation.gain, radio), compute_s)
+    power_max_w = np.broadcast_to(devices.power_max_w[:, None], uplink_s.shape).copy()
+    if cell.account:
+        left_j = (cell.rounds * devices.budget_j - memory.spent_j)[:, None]
+        with np.errstate(divide="ignore"):
+            affordable_w = (left_j - compute_j) / np.maximum(uplink_s, 0.0) - devices.circuit_power_w[:, None]
+        power_max_w = np.minimum(power_max_w, devices.pa_efficiency[:, None] * affordable_w)
+    fits = modules.memory_byte[None, :] <= devices.memory_byte[:, None]
+    constants = cell.constants
+    return Problem(
+        t=observation.t,
+        rounds=cell.rounds,
+        tradeoff_v=cell.tradeoff_v,
+        bandwidth_hz=radio.bandwidth_hz,
+        link=cell.link,
+        gain=observation.gain,
+        pa_efficiency=devices.pa_efficiency,
+        circuit_power_w=devices.circuit_power_w,
+        queue_j=memory.queue_j,
+        spent_j=memory.spent_j,
+        budget_j=devices.budget_j,
+        weight=devices.weight,
+        utility=utility(devices.weight, constants.gamma_sq, constants.delta, constants.noise),
+        payload_bit=np.broadcast_to(modules.payload_bit, uplink_s.shape).copy(),
+        uplink_s=uplink_s,
+        compute_j=compute_j,
+        power_max_w=power_max_w,
+        feasible=fits & (uplink_s > 0) & observation.available[:, None] & (power_max_w > 0),
+    )
+
+
+def divergence(cell: Cell, decision: Decision) -> float:
+    """Φ_t of a decision, (10), with the constants at hand."""
+    constants = cell.constants
+    return divergence_phi(
+        cell.devices.weight,
+        constants.gamma_sq,
+        constants.delta,
+        constants.noise,
+        decision.module,
+        decision.success_probability,
+    )
+
+
+def remember(cell: Cell, memory: Memory, phi: float, outcome: Outcome) -> Memory:
+    """The controller after a round: queues (13), energy spent, bound (9)."""
+    energy_j = outcome.energy_j
+    return Memory(
+        queue_j=next_queue_j(memory.queue_j, energy_j, cell.devices.budget_j),
+        spent_j=memory.spent_j + energy_j,
+        bound=bound_step(memory.bound, phi, cell.constants.contraction, cell.constants.step),
+    )

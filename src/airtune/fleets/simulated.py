@@ -1,0 +1,97 @@
+"""A fleet on this machine: local fine-tuning is real, delivery is drawn from the fading."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from airtune.control.evaluation import chosen
+from airtune.learning.data import TokenSet
+from airtune.learning.engine import Engine, log_prior, rates_at
+from airtune.physics.cost import upload_energy_j
+from airtune.physics.fading import arrives, rayleigh_power
+from airtune.rng import Stream, generator
+from airtune.types import BoolK, Decision, FloatK, Observation, Outcome, Problem, Update
+
+
+class SimulatedFleet:
+    """Carries a decision out: charges the energy, draws who delivers, trains those devices for real.
+
+    A device whose upload is lost is charged but not trained: nothing of its local steps survives the round.
+
+    Args:
+        engine: trains slices.
+        tokens: the training samples of the whole fleet.
+        parts: sample indices of each device, K arrays.
+        seed: the run's seed.
+        rounds: T, for the learning-rate schedule.
+    """
+
+    def __init__(
+        self, engine: Engine, tokens: TokenSet, parts: Sequence[NDArray[np.int64]], seed: int, rounds: int
+    ) -> None:
+        self.engine = engine
+        self.tokens = tokens
+        self.parts = parts
+        self.seed = seed
+        self.rounds = rounds
+        self._weight = np.array([len(part) for part in parts]) / sum(len(part) for part in parts)
+        self._classes = int(tokens.label.max()) + 1
+
+    def batches(self, t: int, device: int) -> list[NDArray[np.int64]]:
+        """Sample indices of each of the E local steps of a device in round t; no repeats while samples last."""
+        config = self.engine.config
+        count = config.local_steps * config.batch_size
+        part = self.parts[device]
+        draw = generator(self.seed, Stream.BATCHES, t, device)
+        index = draw.choice(part, size=count, replace=len(part) < count)
+        return np.split(index, config.local_steps)
+
+    def token_counts(self, t: int) -> FloatK:
+        """Tokens N_k that each device will process in round t if it is scheduled, shape K."""
+        lengths = self.tokens.lengths
+        return np.array(
+            [float(sum(lengths[index].sum() for index in self.batches(t, device))) for device in range(len(self.parts))]
+        )
+
+    def execute(
+        self, adapters: Mapping[str, Tensor], decision: Decision, problem: Problem, observation: Observation
+    ) -> Outcome:
+        """Charge, draw and (lazily, as the updates are consumed) train."""
+        scheduled = decision.module > 0
+        uplink_s = np.maximum(chosen(problem.uplink_s, decision.module), 0.0)
+        transmit = upload_energy_j(decision.power_w, uplink_s, problem.pa_efficiency, problem.circuit_power_w)
+        if decision.error_free:
+            delivered, transmit = scheduled, np.zeros_like(transmit)
+        else:
+            delivered = scheduled & self._arrives(decision, problem, uplink_s)
+        return Outcome(
+            scheduled=scheduled,
+            delivered=delivered,
+            compute_j=chosen(problem.compute_j, decision.module),
+            transmit_j=np.where(scheduled, transmit, 0.0),
+            tokens=np.where(scheduled, observation.tokens, 0.0),
+            updates=self._updates(adapters, decision, delivered, problem.t),
+        )
+
+    def _arrives(self, decision: Decision, problem: Problem, uplink_s: FloatK) -> BoolK:
+        payload = chosen(problem.payload_bit, decision.module, idle=1.0)
+        threshold = problem.link.outage_power_w(payload, uplink_s, decision.bandwidth_hz, problem.gain)
+        least = problem.link.power_min_w(payload, uplink_s, decision.bandwidth_hz, problem.gain)
+        fading = rayleigh_power(self.seed, problem.t, len(self.parts))
+        return arrives(decision.power_w, threshold, fading) & (decision.power_w >= least)
+
+    def _updates(
+        self, adapters: Mapping[str, Tensor], decision: Decision, delivered: BoolK, t: int
+    ) -> Iterator[Update]:
+        engine = self.engine
+        rates = rates_at(engine.config, t, self.rounds)
+        for device in map(int, np.flatnonzero(delivered)):
+            module = int(decision.module[device])
+            label = self.tokens.label[self.parts[device]]
+            prior = log_prior(label, self._classes) if engine.config.prior_correction else None
+            trained = engine.train(
+                engine.family.slice(adapters, module), self.tokens, self.batches(t, device), rates, prior
+            )
+            yield Update(device, module, float(self._weight[device]), trained.delta, trained.loss)

@@ -1,0 +1,84 @@
+"""From delivered updates to the next global adapter. Uploads that are lost simply do not appear."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from airtune.learning.lora import Adapters, add_scaled
+from airtune.types import Update
+
+
+@runtime_checkable
+class Aggregator(Protocol):
+    """Combines a round's delivered updates into one change of the global adapter."""
+
+    def __call__(self, adapters: Mapping[str, Tensor], updates: Iterable[Update]) -> Adapters: ...
+
+
+def weighted_sum(adapters: Mapping[str, Tensor], updates: Iterable[Update]) -> Adapters:
+    """Reference aggregation Σ_k ω_k s_k Π_{m_k} g_k as a change of θ, (8).
+
+    Args:
+        adapters: global adapter θ, for its shapes.
+        updates: delivered updates with weight ω_k; a lost one counts as zero.
+    """
+    change = {name: torch.zeros_like(tensor) for name, tensor in adapters.items()}
+    for update in updates:
+        add_scaled(change, update.delta.items(), update.weight)
+    return change
+
+
+def renormalised_mean(adapters: Mapping[str, Tensor], updates: Iterable[Update]) -> Adapters:
+    """Component-wise mean over the devices that delivered the component, weighted by ω_k (the default).
+
+    A component that nobody delivered keeps its value. Updates are added as they come; none is held.
+    """
+    total = {name: torch.zeros_like(tensor) for name, tensor in adapters.items()}
+    mass = {name: torch.zeros(_component_shape(name, tensor)) for name, tensor in adapters.items()}
+    for update in updates:
+        add_scaled(total, update.delta.items(), update.weight)
+        for name, tensor in update.delta.items():
+            covered = mass[name]
+            if name.endswith(".lora_A"):
+                covered[: tensor.shape[0]] += update.weight
+            elif name.endswith(".lora_B"):
+                covered[:, : tensor.shape[1]] += update.weight
+            else:
+                covered += update.weight
+    return {name: torch.where(mass[name] > 0, total[name] / mass[name].clamp_min(1e-30), 0.0) for name in total}
+
+
+def _component_shape(name: str, tensor: Tensor) -> tuple[int, ...]:
+    """Shape of the per-component mass, broadcastable to the tensor: one number per rank component."""
+    if name.endswith(".lora_A"):
+        return (tensor.shape[0], 1)
+    if name.endswith(".lora_B"):
+        return (1, tensor.shape[1])
+    return (1,) * tensor.dim()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ServerState:
+    """What the server keeps between rounds besides θ itself."""
+
+    momentum: Adapters
+    average: Adapters
+    """Running average of θ, the adapter that is evaluated and exported."""
+
+
+def server_step(
+    adapters: Mapping[str, Tensor],
+    server: ServerState,
+    change: Mapping[str, Tensor],
+    rate: float,
+    momentum: float,
+    decay: float,
+) -> tuple[Adapters, ServerState]:
+    """θ ← θ + rate · v with v = momentum · v + change; average ← decay · average + (1 − decay) · θ."""
+    velocity = {name: momentum * server.momentum[name] + change[name] for name in adapters}
+    moved = {name: adapters[name] + rate * velocity[name] for name in adapters}
+    average = {name: decay * server.average[name] + (1.0 - decay) * moved[name] for name in adapters}
+    return moved, ServerState(velocity, average)

@@ -1,0 +1,151 @@
+"""Local fine-tuning and evaluation over one frozen model, one device at a time, padding-free."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from airtune.config import LearningConfig
+from airtune.learning.data import TokenSet
+from airtune.learning.lora import Adapters, Family, NestedLinear, attach
+from airtune.learning.packing import Batcher, batcher_of
+from airtune.types import AirtuneError
+
+EVALUATION_TOKENS = 2048
+"""Tokens per evaluation batch; larger batches fall out of cache on a CPU."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Learning rates of one round."""
+
+    adapter: float
+    head: float
+
+
+def rates_at(config: LearningConfig, t: int, rounds: int) -> Rates:
+    """Rates of round t: a cosine from the configured rates down to `final_rate` of them in the last round."""
+    progress = t / max(rounds - 1, 1)
+    factor = config.final_rate + (1.0 - config.final_rate) * 0.5 * (1.0 + math.cos(math.pi * progress))
+    return Rates(config.rate * factor, config.head_rate * factor)
+
+
+def log_prior(label: NDArray[np.int64], classes: int) -> Tensor:
+    """Log label frequencies of a device, Laplace-smoothed [classes] (balanced softmax, Ren et al. 2020)."""
+    counts = np.bincount(label, minlength=classes) + 1.0
+    return torch.tensor(np.log(counts / counts.sum()), dtype=torch.float32)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trained:
+    """Result of one device's local steps."""
+
+    delta: Adapters
+    """Change of the slice and of the head."""
+    loss: float
+    """Mean over the local steps."""
+    tokens: int
+
+
+class Engine:
+    """Trains slices of a family on token sets and evaluates adapters.
+
+    Args:
+        model: Hugging Face classifier, frozen by `lora.install`; changed in place.
+        family: the nested family over it.
+        installed: its adapted layers.
+        config: local optimiser, steps and rates.
+        packing: how sequences are laid out, printed to the user as `layout`.
+    """
+
+    def __init__(
+        self, model: Any, family: Family, installed: Mapping[str, NestedLinear], config: LearningConfig, sample: TokenSet
+    ) -> None:
+        self.model = model
+        self.family = family
+        self.installed = installed
+        self.config = config
+        attach(model, installed, family, family.initial(0))
+        self.batcher: Batcher = batcher_of(model, config.packing, sample)
+
+    @property
+    def layout(self) -> str:
+        """How sequences are laid out: packed or bucketed."""
+        return self.batcher.layout
+
+    def train(
+        self,
+        start: Mapping[str, Tensor],
+        tokens: TokenSet,
+        batches: Sequence[NDArray[np.int64]],
+        rates: Rates,
+        prior: Tensor | None = None,
+    ) -> Trained:
+        """Run one optimiser step per batch from the slice `start`, with a fresh optimiser state.
+
+        Args:
+            start: the module's slice Π_m θ, left unchanged.
+            tokens: the samples.
+            batches: sample indices of each local step.
+            rates: this round's learning rates.
+            prior: log label frequencies added to the logits, or None.
+
+        Raises:
+            AirtuneError: the loss is not finite.
+        """
+        part = {name: tensor.detach().clone().requires_grad_() for name, tensor in start.items()}
+        attach(self.model, self.installed, self.family, part)
+        optimizer = self._optimizer(part, rates)
+        losses: list[float] = []
+        count = 0
+        for index in batches:
+            label = torch.from_numpy(tokens.label[index])
+            logits = self.batcher.logits(tokens, index)
+            loss = functional.cross_entropy(logits if prior is None else logits + prior, label)
+            if not math.isfinite(loss.item()):
+                raise AirtuneError(
+                    f"training diverged: the loss became {loss.item()}; lower learning.rate (now {self.config.rate:g})"
+                )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(part.values(), self.config.clip_norm)
+            optimizer.step()
+            losses.append(loss.item())
+            count += int((tokens.offsets[index + 1] - tokens.offsets[index]).sum())
+        delta = {name: part[name].detach() - start[name] for name in part}
+        return Trained(delta, float(np.mean(losses)), count)
+
+    def logits(self, adapters: Mapping[str, Tensor], tokens: TokenSet, index: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Class scores of the samples `index` [n × classes], in batches of similar length."""
+        attach(self.model, self.installed, self.family, adapters)
+        lengths = (tokens.offsets[index + 1] - tokens.offsets[index]).astype(np.int64)
+        order = np.argsort(lengths, kind="stable")
+        cuts = np.flatnonzero(np.diff(np.cumsum(lengths[order]) // EVALUATION_TOKENS)) + 1
+        rows: list[NDArray[np.float32]] = []
+        with torch.inference_mode():
+            for chunk in np.split(order, cuts):
+                rows.append(self.batcher.logits(tokens, index[chunk]).numpy())
+        scores = np.empty((len(index), rows[0].shape[1]), dtype=np.float32)
+        scores[order] = np.concatenate(rows)
+        return scores
+
+    def accuracy(self, adapters: Mapping[str, Tensor], tokens: TokenSet, index: NDArray[np.int64]) -> float:
+        """Share of the samples `index` classified correctly."""
+        return float((self.logits(adapters, tokens, index).argmax(axis=1) == tokens.label[index]).mean())
+
+    def _optimizer(self, part: Mapping[str, Tensor], rates: Rates) -> torch.optim.Optimizer:
+        head_names = {name for name, _ in self.family.head}
+        groups = [
+            {"params": [tensor for name, tensor in part.items() if name not in head_names], "lr": rates.adapter},
+            {"params": [tensor for name, tensor in part.items() if name in head_names], "lr": rates.head},
+        ]
+        decay = self.config.weight_decay
+        if self.config.optimizer == "sgd":
+            return torch.optim.SGD(groups, lr=rates.adapter, weight_decay=decay, foreach=True)
+        return torch.optim.AdamW(groups, lr=rates.adapter, weight_decay=decay, foreach=True)

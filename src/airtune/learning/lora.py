@@ -1,0 +1,200 @@
+"""The nested family of LoRA modules over a frozen model, §1.
+
+A global adapter holds rank R = r_M for every adapted matrix. Module (r, ℓ) is a slice of it: the first r rank
+components of the matrices in the top ℓ layers, plus the task head. One scale α/R serves the whole family, so the slice
+that a small module trains is exactly the global adapter with its other components set to zero.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from airtune.config import ModulesConfig
+from airtune.rng import Stream, generator
+from airtune.types import AirtuneError
+
+Adapters: TypeAlias = dict[str, Tensor]
+"""Name → tensor: `MATRIX.lora_A` [R × in], `MATRIX.lora_B` [out × R], and the task head's parameters."""
+
+HEAD_STD = 0.02
+"""Standard deviation of a new task head, as Hugging Face models initialise theirs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """One adapted linear layer of the model."""
+
+    name: str
+    layer: int
+    in_features: int
+    out_features: int
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """The nested family over one model: which matrices, which slices, which head."""
+
+    matrices: tuple[Matrix, ...]
+    layers: int
+    """Transformer layers of the model."""
+    ranks: tuple[int, ...]
+    depths: tuple[int, ...]
+    alpha: float
+    head: tuple[tuple[str, tuple[int, ...]], ...]
+    """Name and shape of each head parameter."""
+
+    @property
+    def rank(self) -> int:
+        """R, the rank of the whole global adapter."""
+        return self.ranks[-1]
+
+    @property
+    def scale(self) -> float:
+        """α/R, the same for every module of the family."""
+        return self.alpha / self.rank
+
+    def members(self, module: int) -> tuple[Matrix, ...]:
+        """Matrices that module m = 1…M adapts: those of its top ℓ_m layers."""
+        lowest = self.layers - self.depths[module - 1]
+        return tuple(matrix for matrix in self.matrices if matrix.layer >= lowest)
+
+    def parameters(self, module: int) -> int:
+        """d_m: adapter parameters of module m and the task head."""
+        rank = self.ranks[module - 1]
+        adapter = sum(rank * (matrix.in_features + matrix.out_features) for matrix in self.members(module))
+        return adapter + sum(int(np.prod(shape)) for _, shape in self.head)
+
+    def slice(self, adapters: Mapping[str, Tensor], module: int) -> Adapters:
+        """Π_m θ: views of the global adapter's tensors that module m sees."""
+        rank = self.ranks[module - 1]
+        part: Adapters = {name: adapters[name] for name, _ in self.head}
+        for matrix in self.members(module):
+            part[f"{matrix.name}.lora_A"] = adapters[f"{matrix.name}.lora_A"][:rank]
+            part[f"{matrix.name}.lora_B"] = adapters[f"{matrix.name}.lora_B"][:, :rank]
+        return part
+
+    def initial(self, seed: int) -> Adapters:
+        """θ_0: A uniform (Kaiming), B zero, a small random head; the same for every policy of a seed."""
+        draw = generator(seed, Stream.ADAPTER)
+        adapters: Adapters = {}
+        for matrix in self.matrices:
+            limit = 1.0 / np.sqrt(matrix.in_features)
+            a = draw.uniform(-limit, limit, (self.rank, matrix.in_features))
+            adapters[f"{matrix.name}.lora_A"] = torch.tensor(a, dtype=torch.float32)
+            adapters[f"{matrix.name}.lora_B"] = torch.zeros(matrix.out_features, self.rank)
+        for name, shape in self.head:
+            values = draw.normal(0.0, HEAD_STD, shape) if len(shape) > 1 else np.zeros(shape)
+            adapters[name] = torch.tensor(values, dtype=torch.float32)
+        return adapters
+
+
+class NestedLinear(nn.Module):
+    """A frozen linear layer with a low-rank slice on top: y = Wx + b + (α/R) B A x."""
+
+    def __init__(self, base: nn.Linear, scale: float) -> None:
+        super().__init__()
+        self.base = base
+        self.scale = scale
+        self.a: Tensor | None = None
+        self.b: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [… × in] to [… × out]; without a slice this is the frozen layer alone."""
+        y = self.base(x)
+        if self.a is None or self.b is None:
+            return y
+        low = functional.linear(x.reshape(-1, x.shape[-1]), self.a)
+        return torch.addmm(y.reshape(-1, y.shape[-1]), low, self.b.t(), alpha=self.scale).view(y.shape)
+
+
+def layer_index(name: str) -> int | None:
+    """The transformer layer that a module path names: its first number."""
+    return next((int(part) for part in name.split(".") if part.isdigit()), None)
+
+
+def family_of(model: nn.Module, base_prefix: str, config: ModulesConfig) -> Family:
+    """Find the adapted matrices and the head of a Hugging Face classifier.
+
+    Args:
+        model: sequence-classification model.
+        base_prefix: name of its backbone (`model.base_model_prefix`); all parameters outside it are the head.
+        config: ranks, depths and the last names of the linear layers to adapt.
+
+    Raises:
+        AirtuneError: no such linear layer, or depths beyond the model's layers.
+    """
+    found: list[Matrix] = []
+    last_names: set[str] = set()
+    for name, child in model.named_modules():
+        layer = layer_index(name)
+        if not isinstance(child, nn.Linear) or layer is None or not name.startswith(base_prefix + "."):
+            continue
+        last = name.rsplit(".", 1)[-1]
+        last_names.add(last)
+        if last in config.targets:
+            found.append(Matrix(name, layer, child.in_features, child.out_features))
+    missing = [target for target in config.targets if target not in last_names]
+    if missing:
+        raise AirtuneError(
+            f"modules.targets: the model has no linear layer named {', '.join(missing)}; "
+            f"it has {', '.join(sorted(last_names)) or 'none inside numbered layers'}"
+        )
+    layers = max(matrix.layer for matrix in found) + 1
+    if config.depths[-1] > layers:
+        raise AirtuneError(f"modules.depths: {config.depths[-1]} is more than the model's {layers} layers")
+    head = tuple(
+        (name, tuple(parameter.shape))
+        for name, parameter in model.named_parameters()
+        if not name.startswith(base_prefix + ".")
+    )
+    lowest = layers - config.depths[-1]
+    matrices = tuple(matrix for matrix in found if matrix.layer >= lowest)
+    return Family(matrices, layers, config.ranks, config.depths, config.alpha, head)
+
+
+def install(model: nn.Module, family: Family) -> dict[str, NestedLinear]:
+    """Freeze the model and put a `NestedLinear` in place of each adapted matrix; returns them by name."""
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    installed: dict[str, NestedLinear] = {}
+    for matrix in family.matrices:
+        parent_name, last = matrix.name.rsplit(".", 1)
+        parent = model.get_submodule(parent_name)
+        base = parent.get_submodule(last)
+        if not isinstance(base, nn.Linear):
+            raise AirtuneError(f"{matrix.name} is already adapted; load the model anew")
+        nested = NestedLinear(base, family.scale)
+        setattr(parent, last, nested)
+        installed[matrix.name] = nested
+    return installed
+
+
+def attach(
+    model: nn.Module, installed: Mapping[str, NestedLinear], family: Family, part: Mapping[str, Tensor]
+) -> None:
+    """Make the model compute with these tensors (a slice, or the whole adapter); matrices without any stay frozen."""
+    for name, nested in installed.items():
+        nested.a = part.get(f"{name}.lora_A")
+        nested.b = part.get(f"{name}.lora_B")
+    for name, _ in family.head:
+        owner, last = name.rsplit(".", 1)
+        module = model.get_submodule(owner)
+        module._parameters.pop(last, None)  # a plain tensor, possibly a leaf of the device's training, takes its place
+        module.__dict__[last] = part[name]
+
+
+def detach_all(tensors: Mapping[str, Tensor]) -> Adapters:
+    """Copies without history."""
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+
+def add_scaled(target: Adapters, parts: Iterable[tuple[str, Tensor]], scale: float) -> None:
+    """target[name] += scale · tensor over the leading components that the tensor covers, in place."""
+    for name, tensor in parts:
+        index = tuple(slice(0, size) for size in tensor.shape)
+        target[name][index] += scale * tensor

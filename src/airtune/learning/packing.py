@@ -1,0 +1,233 @@
+"""Sequences back to back: no padding in any linear layer, attention within each sequence only.
+
+A packed batch is one row of N tokens. Hugging Face models call a registered attention function; ours gathers
+each sequence into its own row for the attention product alone, which is a few per cent of the work, and scatters the
+result back. `batcher_of` compares logits with the plain padded model once, so a model that this does not suit is
+found out before training, and padded batches of similar length are used instead.
+"""
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AttentionInterface
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from airtune.learning.data import TokenSet
+from airtune.types import AirtuneError
+
+ATTENTION = "airtune_packed"
+TOLERANCE = 1e-4
+"""Largest relative difference between packed and padded logits."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Packed:
+    """One packed batch of S sequences and N tokens."""
+
+    input_ids: Tensor
+    """[1 × N]"""
+    type_ids: Tensor | None
+    """[1 × N]"""
+    position: Tensor
+    """[1 × N], from 0 in each sequence."""
+    rows: Tensor
+    """[S × L] index into the N tokens, padding pointing at the sequence's first token."""
+    keep: Tensor | None
+    """[S × 1 × 1 × L] true at real tokens; None if all sequences have the same length."""
+    back: Tensor
+    """[N] index into the S·L padded positions."""
+    first: Tensor
+    """[S] index of each sequence's first token."""
+    last: Tensor
+    """[S] index of each sequence's last token."""
+
+
+def pack(tokens: TokenSet, index: NDArray[np.int64]) -> Packed:
+    """Lay the samples `index` back to back."""
+    lengths = (tokens.offsets[index + 1] - tokens.offsets[index]).astype(np.int64)
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    total, longest = int(starts[-1]), int(lengths.max())
+    position = np.arange(total) - np.repeat(starts[:-1], lengths)
+    source = np.repeat(tokens.offsets[index], lengths) + position
+    column = np.arange(longest)
+    real = column[None, :] < lengths[:, None]
+    rows = np.where(real, starts[:-1, None] + column[None, :], starts[:-1, None])
+    back = np.repeat(np.arange(len(index)) * longest, lengths) + position
+    return Packed(
+        input_ids=torch.from_numpy(tokens.ids[source].astype(np.int64))[None],
+        type_ids=None if tokens.type_ids is None else torch.from_numpy(tokens.type_ids[source].astype(np.int64))[None],
+        position=torch.from_numpy(position)[None],
+        rows=torch.from_numpy(rows),
+        keep=None if real.all() else torch.from_numpy(real)[:, None, None, :],
+        back=torch.from_numpy(back),
+        first=torch.from_numpy(starts[:-1].copy()),
+        last=torch.from_numpy(starts[1:] - 1),
+    )
+
+
+_current = SimpleNamespace(batch=None)
+
+
+def _attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+) -> tuple[Tensor, None]:
+    """Attention of one packed row: [1 × heads × N × d] to [1 × N × heads × d]."""
+    batch: Packed = _current.batch
+    size, longest = batch.rows.shape
+
+    def unfold(x: Tensor) -> Tensor:
+        flat = x[0].transpose(0, 1).reshape(x.shape[2], -1)
+        rows = functional.embedding(batch.rows, flat)
+        return rows.view(size, longest, x.shape[1], x.shape[3]).transpose(1, 2)
+
+    causal = bool(getattr(module, "is_causal", False))
+    out = functional.scaled_dot_product_attention(
+        unfold(query),
+        unfold(key),
+        unfold(value),
+        attn_mask=None if causal else batch.keep,
+        is_causal=causal,
+        scale=options.get("scaling"),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    flat = out.transpose(1, 2).reshape(size * longest, -1)
+    return flat[batch.back].view(1, -1, query.shape[1], query.shape[3]), None
+
+
+class PackedBackbone(nn.Module):
+    """Stands in for a classifier's backbone: runs it on the packed row, hands the pooled tokens on as [S × 1 × H].
+
+    The classifier's own head then works on them unchanged, whatever it is.
+    """
+
+    def __init__(self, backbone: nn.Module, causal: bool, position_offset: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.causal = causal
+        self.position_offset = position_offset
+
+    def forward(self, *_: Any, **__: Any) -> BaseModelOutputWithPooling:
+        """Backbone on the current packed batch; arguments are those of the head's call and are not used."""
+        batch: Packed = _current.batch
+        options: dict[str, Any] = {}
+        if batch.type_ids is not None and not self.causal:
+            options["token_type_ids"] = batch.type_ids
+        out = self.backbone(input_ids=batch.input_ids, position_ids=batch.position + self.position_offset, **options)
+        hidden = out.last_hidden_state[0]
+        pooled = hidden[batch.last if self.causal else batch.first][:, None, :]
+        pooler = getattr(self.backbone, "pooler", None)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=pooled, pooler_output=None if pooler is None else pooler(pooled)
+        )
+
+
+@runtime_checkable
+class Batcher(Protocol):
+    """Lays samples out and runs the classifier on them."""
+
+    layout: str
+
+    def logits(self, tokens: TokenSet, index: NDArray[np.int64]) -> Tensor:
+        """Class scores [S × classes] of the samples `index`."""
+        ...
+
+
+class Packer:
+    """Runs a classifier on packed batches. The model is changed in place: its backbone is wrapped.
+
+    Args:
+        model: Hugging Face sequence-classification model that takes `position_ids`.
+    """
+
+    layout = "packed"
+
+    def __init__(self, model: Any) -> None:
+        AttentionInterface.register(ATTENTION, _attention)
+        model.set_attn_implementation(ATTENTION)
+        prefix = model.base_model_prefix
+        backbone = getattr(model, prefix)
+        self.model = model
+        pad = model.config.get_text_config().pad_token_id
+        self.marker = 1 if pad == 0 else 0  # any token that is not padding: heads of decoders look for the last one
+        embeddings = getattr(backbone, "embeddings", None)
+        padding_idx = getattr(embeddings, "padding_idx", None)
+        roberta = "roberta" in type(embeddings).__name__.lower()
+        offset = int(padding_idx) + 1 if roberta and padding_idx is not None else 0
+        setattr(model, prefix, PackedBackbone(backbone, is_causal(model), offset))
+
+    def logits(self, tokens: TokenSet, index: NDArray[np.int64]) -> Tensor:
+        """Class scores [S × classes] of the samples `index`."""
+        batch = pack(tokens, index)
+        _current.batch = batch
+        return self.model(input_ids=torch.full((len(batch.first), 1), self.marker)).logits
+
+
+class Bucketer:
+    """Runs a classifier on padded batches, split into chunks of similar length so that little is padding."""
+
+    layout = "bucketed"
+    chunk = 8
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.pad = model.config.get_text_config().pad_token_id or 0
+
+    def logits(self, tokens: TokenSet, index: NDArray[np.int64]) -> Tensor:
+        """Class scores [S × classes] of the samples `index`."""
+        lengths = tokens.offsets[index + 1] - tokens.offsets[index]
+        order = np.argsort(lengths, kind="stable")
+        parts = [self._padded(tokens, index[part]) for part in np.split(order, range(self.chunk, len(order), self.chunk))]
+        return torch.cat(parts)[torch.from_numpy(np.argsort(order, kind="stable"))]
+
+    def _padded(self, tokens: TokenSet, index: NDArray[np.int64]) -> Tensor:
+        lengths = tokens.offsets[index + 1] - tokens.offsets[index]
+        real = np.arange(int(lengths.max()))[None, :] < lengths[:, None]
+        source = np.concatenate([np.arange(tokens.offsets[i], tokens.offsets[i + 1]) for i in index])
+        ids = np.full(real.shape, self.pad, dtype=np.int64)
+        ids[real] = tokens.ids[source]
+        options: dict[str, Tensor] = {}
+        if tokens.type_ids is not None:
+            types = np.zeros(real.shape, dtype=np.int64)
+            types[real] = tokens.type_ids[source]
+            options["token_type_ids"] = torch.from_numpy(types)
+        mask = torch.from_numpy(real.astype(np.int64))
+        return self.model(input_ids=torch.from_numpy(ids), attention_mask=mask, **options).logits
+
+
+def batcher_of(model: Any, packing: str, sample: TokenSet) -> Batcher:
+    """Packed batches where they give the padded model's logits on a few samples, else bucketed ones.
+
+    Raises:
+        AirtuneError: packing is "packed" and the model's logits differ.
+    """
+    plain = Bucketer(model)
+    if packing == "bucketed":
+        return plain
+    index = np.arange(min(4, len(sample)))
+    original, attention = getattr(model, model.base_model_prefix), model.config._attn_implementation
+    with torch.no_grad():
+        want = plain.logits(sample, index)
+        try:
+            packer = Packer(model)
+            difference = float((packer.logits(sample, index) - want).abs().max())
+            reason = f"its logits differ by {difference:.2g}"
+        except (TypeError, ValueError, RuntimeError, KeyError, AttributeError, IndexError) as error:
+            packer, difference, reason = None, float("inf"), str(error).splitlines()[0]
+    if packer is not None and difference <= TOLERANCE * max(1.0, float(want.abs().max())):
+        return packer
+    setattr(model, model.base_model_prefix, original)
+    model.set_attn_implementation(attention)
+    if packing == "packed":
+        raise AirtuneError(f"learning.packing: this model cannot be packed ({reason}); use auto or bucketed")
+    return plain
+
+
+def is_causal(model: Any) -> bool:
+    """Whether tokens attend only to earlier ones, so that the last token is the pooled one."""
+    return any(bool(getattr(child, "is_causal", False)) for child in model.modules())

@@ -1,0 +1,168 @@
+"""What a module costs to train: parameters, payload, FLOPs per token and peak memory, from the model itself.
+
+The model's structure is probed once per module by one short forward pass: which linear layers run, on how many rows, and
+whether a gradient flows into them. Everything above the lowest adapted layer needs the gradient of its input; nothing
+below it needs any, and no frozen weight ever needs its own.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from airtune.config import ModulesConfig
+from airtune.learning.lora import Family, NestedLinear, attach, layer_index
+from airtune.types import Modules
+
+PROBE_TOKENS = 16
+FLOAT_BYTE = 4
+FLASH_BACKWARD = 2.5
+"""FLOPs of attention's backward pass over its forward pass: five matrix products, one recomputed, against two."""
+TRANSIENT_ROWS = 4
+"""Widest activations alive at once besides those saved for the backward pass."""
+
+
+@dataclass(slots=True)
+class _Linear:
+    in_features: int
+    out_features: int
+    rows_per_token: float
+    layer: int | None
+    input_gradient: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Workload:
+    """Cost of training one module."""
+
+    forward_flop_per_token: float
+    backward_flop_per_token: float
+    saved_byte_per_token: float
+    """Activations kept for the backward pass."""
+    widest: int
+    """Largest number of features of any activation."""
+
+    @property
+    def flop_per_token(self) -> float:
+        """F_m [FLOP/token]."""
+        return self.forward_flop_per_token + self.backward_flop_per_token
+
+
+def workload(
+    model: Any, family: Family, installed: Mapping[str, NestedLinear], module: int, length: float
+) -> Workload:
+    """FLOPs and saved bytes per token of training module m on sequences of `length` tokens.
+
+    Args:
+        model: classifier with adapted layers installed, not yet packed.
+        family: its nested family.
+        installed: its adapted layers.
+        module: 1…M.
+        length: mean sequence length [tokens], for the attention products and the per-sequence head.
+    """
+    linears, saved = _probe(model, family, installed, module)
+    forward = backward = 0.0
+    attention_layers: dict[int, bool] = {}
+    for linear in linears:
+        rows = linear.rows_per_token if linear.rows_per_token >= 1.0 else 1.0 / length
+        product = 2.0 * linear.in_features * linear.out_features * rows
+        forward += product
+        backward += product * linear.input_gradient
+        if linear.layer is not None:
+            attention_layers[linear.layer] = attention_layers.get(linear.layer, False) or linear.input_gradient
+    head = sum(2.0 * int(np.prod(shape)) / length for _, shape in family.head if len(shape) > 1)
+    backward += head
+    rank = family.ranks[module - 1]
+    lowest = family.layers - family.depths[module - 1]
+    for matrix in family.members(module):
+        pair = 2.0 * rank * (matrix.in_features + matrix.out_features)
+        forward += pair
+        backward += pair + 2.0 * rank * matrix.out_features  # factors' own gradients; gradient of the low-rank input
+        backward += 2.0 * rank * matrix.in_features * (matrix.layer > lowest)
+    attention = 4.0 * length * _attention_width(model)
+    forward += attention * len(attention_layers)
+    backward += FLASH_BACKWARD * attention * sum(attention_layers.values())
+    widest = max(max(linear.in_features, linear.out_features) for linear in linears if linear.rows_per_token >= 1.0)
+    return Workload(forward, backward, saved, widest)
+
+
+def modules_of(
+    model: Any,
+    family: Family,
+    installed: Mapping[str, NestedLinear],
+    config: ModulesConfig,
+    length: float,
+    batch_tokens: float,
+) -> Modules:
+    """The family's table of costs, M rows.
+
+    Args:
+        model: classifier with adapted layers installed, not yet packed.
+        family: its nested family.
+        installed: its adapted layers.
+        config: bits per parameter and overhead of an upload.
+        length: mean sequence length [tokens].
+        batch_tokens: tokens of one local step, whose activations are in memory at once.
+    """
+    count = range(1, len(family.ranks) + 1)
+    loads = [workload(model, family, installed, module, length) for module in count]
+    parameters = np.array([family.parameters(module) for module in count], dtype=np.int64)
+    frozen = sum(parameter.numel() for parameter in model.parameters())
+    activations = [
+        (load.saved_byte_per_token + TRANSIENT_ROWS * FLOAT_BYTE * load.widest) * batch_tokens for load in loads
+    ]
+    return Modules(
+        rank=np.array(family.ranks, dtype=np.int64),
+        depth=np.array(family.depths, dtype=np.int64),
+        parameters=parameters,
+        payload_bit=config.bits_per_parameter * parameters.astype(np.float64) + config.overhead_bit,
+        flop_per_token=np.array([load.flop_per_token for load in loads]),
+        memory_byte=FLOAT_BYTE * (frozen + 4.0 * parameters) + np.array(activations),  # weights, gradient, two moments
+    )
+
+
+def _attention_width(model: Any) -> int:
+    """Heads × head width: what the two attention products of a layer run over."""
+    config = model.config.get_text_config()
+    heads = config.num_attention_heads
+    return heads * int(getattr(config, "head_dim", None) or config.hidden_size // heads)
+
+
+def _probe(
+    model: Any, family: Family, installed: Mapping[str, NestedLinear], module: int
+) -> tuple[list[_Linear], float]:
+    """Every linear layer that one short sequence runs through, and the bytes saved per token for the backward pass."""
+    part = {name: tensor.clone().requires_grad_() for name, tensor in family.slice(family.initial(0), module).items()}
+    attach(model, installed, family, part)
+    linears: list[_Linear] = []
+    handles: list[Any] = []
+    for name, child in model.named_modules():
+        if isinstance(child, nn.Linear):
+
+            def record(linear: nn.Linear, inputs: tuple[Tensor, ...], name: str = name) -> None:
+                x = inputs[0]
+                rows = x.numel() // x.shape[-1] / PROBE_TOKENS
+                inner = layer_index(name)
+                linears.append(_Linear(linear.in_features, linear.out_features, rows, inner, x.requires_grad))
+
+            handles.append(child.register_forward_pre_hook(record))
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    weights |= {tensor.untyped_storage().data_ptr() for tensor in part.values()}
+    saved: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    ids = torch.full((1, PROBE_TOKENS), 1 if model.config.get_text_config().pad_token_id == 0 else 0)
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        logits = model(input_ids=ids).logits
+    del logits
+    for handle in handles:
+        handle.remove()
+    return linears, sum(saved.values()) / PROBE_TOKENS

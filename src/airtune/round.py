@@ -1,0 +1,102 @@
+"""One round, as one straight line. Simulation and deployment share it; only World and Fleet differ."""
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from airtune.config import LearningConfig
+from airtune.control.evaluation import validate_decision
+from airtune.control.problem import Cell, divergence, pose, remember
+from airtune.learning.aggregate import Aggregator, ServerState, server_step
+from airtune.learning.lora import Adapters
+from airtune.types import Decision, Fleet, Memory, Observation, Outcome, Policy, Problem, Update, World
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class System:
+    """The parts of a federation that do not change from round to round."""
+
+    cell: Cell
+    world: World
+    policy: Policy
+    fleet: Fleet
+    aggregate: Aggregator
+    learning: LearningConfig
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class State:
+    """Everything that a round changes; exactly a checkpoint."""
+
+    t: int
+    adapters: Adapters
+    """The global adapter θ_t."""
+    server: ServerState
+    memory: Memory
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Record:
+    """What happened in a round."""
+
+    observation: Observation
+    problem: Problem
+    decision: Decision
+    outcome: Outcome
+    phi: float
+    """Φ_t, (10)."""
+    loss: float | None
+    """Mean training loss of those who delivered; None if nobody did."""
+    observe_s: float
+    """Wall time to observe and pose the problem."""
+    decide_s: float
+    """Wall time of the policy."""
+
+
+def step(system: System, state: State) -> tuple[State, Record]:
+    """Observe, decide, execute, aggregate, remember.
+
+    Raises:
+        AirtuneError: the policy's decision breaks a constraint, or training diverged.
+    """
+    clock = [time.perf_counter()]
+    observation = system.world.observe(state.t)
+    problem = pose(system.cell, state.memory, observation)
+    clock.append(time.perf_counter())
+    decision = system.policy(problem)
+    clock.append(time.perf_counter())
+    validate_decision(problem, decision)
+    outcome = system.fleet.execute(state.adapters, decision, problem, observation)
+    adapters, server, loss = _learn(system, state, outcome)
+    phi = divergence(system.cell, decision)
+    memory = remember(system.cell, state.memory, phi, outcome)
+    record = Record(observation, problem, decision, outcome, phi, loss, clock[1] - clock[0], clock[2] - clock[1])
+    return State(state.t + 1, adapters, server, memory), record
+
+
+def rounds(system: System, state: State) -> Iterator[tuple[State, Record]]:
+    """Rounds from `state` to the horizon; evaluation, logging and checkpoints belong to the caller's loop."""
+    while state.t < system.cell.rounds:
+        state, record = step(system, state)
+        yield state, record
+
+
+def _learn(system: System, state: State, outcome: Outcome) -> tuple[Adapters, ServerState, float | None]:
+    """Aggregate what was delivered (8); a round in which nothing arrived leaves the model as it is."""
+    losses: list[float] = []
+
+    def heard(updates: Iterable[Update]) -> Iterator[Update]:
+        for update in updates:
+            losses.append(update.loss)
+            yield update
+
+    if not outcome.delivered.any():
+        return state.adapters, state.server, None
+    change = system.aggregate(state.adapters, heard(outcome.updates))
+    config = system.learning
+    adapters, server = server_step(
+        state.adapters, state.server, change, config.server_rate, config.server_momentum, config.average
+    )
+    return adapters, server, float(np.mean(losses))

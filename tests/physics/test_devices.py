@@ -9,7 +9,8 @@ from airtune.config import FleetConfig
 from airtune.physics.devices import CLASSES, class_counts, sample_devices
 from airtune.types import AirtuneError
 
-FULL_MODULE_FLOP = 35e9
+FULL_MODULE_FLOP = 75e9
+"""Full module of the default task: 43.3 MFLOP/token, 4 steps of 16 sequences of 27 tokens."""
 UPLOAD_S = 7.0
 
 
@@ -26,13 +27,13 @@ def test_power_and_efficiency_are_those_of_real_chips(name):
 
 @pytest.mark.parametrize("name", ["sensor", "phone_low", "phone_mid", "phone_high"])
 def test_budget_binds_on_weak_devices(name):
-    """The full module at full power costs 2 to 4.5 rounds of a battery-powered device's budget."""
+    """The full module at full power costs 2 to 4 rounds of a battery-powered device's budget."""
     one = CLASSES[name]
     seconds = FULL_MODULE_FLOP / (one.frequency_hz * one.flop_per_cycle)
     compute_j = one.compute_power_w * seconds
     radiated_w = 10 ** (one.power_max_dbm / 10 - 3)
     upload_j = (radiated_w / one.pa_efficiency + one.circuit_power_w) * min(UPLOAD_S, 9.7 - seconds)
-    assert 2.0 <= (compute_j + upload_j) / one.budget_j <= 4.5
+    assert 2.0 <= (compute_j + upload_j) / one.budget_j <= 4.0
 
 
 def test_strength_grows_with_the_class():

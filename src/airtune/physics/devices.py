@@ -37,11 +37,11 @@ class DeviceClass:
         return self.compute_power_w / self.frequency_hz**3
 
 
-def battery_budget_j(charge_mah: float, voltage_v: float, share: float = 1e-3, rounds: int = 30) -> float:
+def battery_budget_j(charge_mah: float, voltage_v: float, share: float = 1.5e-3, rounds: int = 30) -> float:
     """Energy per round [J] if a run of `rounds` may drain `share` of a full battery.
 
     >>> round(battery_budget_j(5000, 3.85), 2)
-    2.31
+    3.47
     """
     return charge_mah * 3.6 * voltage_v * share / rounds
 

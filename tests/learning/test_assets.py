@@ -235,16 +235,19 @@ def test_revision_only_for_the_hub(tmp_path):
 
 
 def test_hub_model_records_its_commit(tmp_path, monkeypatch):
+    from huggingface_hub.utils import filter_repo_objects
+
     path = folder_model(tmp_path / "snapshots" / ("c0ffee" * 6 + "abcd"), ["config.json", "model.safetensors"])
     asked = []
+    offered = ["config.json", "vocab.txt", "model.safetensors", "spiece.model", "a.bin", "a.py", "onnx/config.json"]
 
-    def snapshot(name, **options):
-        asked.append((name, options["revision"], "*.bin" in options["allow_patterns"]))
+    def snapshot(name, *, revision, **patterns):
+        asked.append((name, revision, list(filter_repo_objects(offered, **patterns))))
         return str(path)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
     source = assets.resolve_model(ModelConfig(name="org/model", revision="v1"))
-    assert asked == [("org/model", "v1", False)]
+    assert asked == [("org/model", "v1", offered[:4])]
     assert (source.kind, source.name, source.revision) == ("hub", "org/model", path.name)
 
 
@@ -275,6 +278,8 @@ def tiny_bert(tmp_path_factory):
 
 
 def test_load_classifier(tiny_bert, capfd):
+    import logging as standard
+
     import torch
     from safetensors.torch import load_file
     from transformers.utils import logging
@@ -282,7 +287,13 @@ def test_load_classifier(tiny_bert, capfd):
     source = assets.resolve_model(ModelConfig(name=str(tiny_bert)))
     capfd.readouterr()
     before, verbosity = torch.random.get_rng_state(), logging.get_verbosity()
+    told = []
+    handler = standard.Handler()
+    handler.emit = told.append
+    standard.getLogger("transformers").addHandler(handler)
     model, tokenizer = assets.load_classifier(source, 3)
+    standard.getLogger("transformers").removeHandler(handler)
+    assert told == []
     assert torch.equal(before, torch.random.get_rng_state())
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == (verbosity, True)
     assert capfd.readouterr() == ("", "")

@@ -47,4 +47,4 @@ bench: install
 
 clean:
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache .grimp_cache
-	find src tests benchmarks tools -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . \( -path ./$(VENV) -o -path ./runs \) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -44,13 +44,7 @@ def partition(
         AirtuneError: the samples cannot be dealt as asked; the message holds the numbers.
     """
     total, floor = len(label), config.min_samples
-    if devices < 1:
-        raise AirtuneError(f"fleet.devices: must be at least 1, got {devices}")
-    if devices * floor > total:
-        raise AirtuneError(
-            f"partition.min_samples: {devices} devices × {floor} = {devices * floor} > {total} training samples; "
-            "lower partition.min_samples or fleet.devices"
-        )
+    _refuse_too_few(total, floor, devices)
     rng = generator(seed, Stream.PARTITION)
     match config.kind:
         case "iid":
@@ -63,6 +57,17 @@ def partition(
         case "natural":
             owner = _whole_groups(group, total, config, devices, rng)
     return _deal(owner, devices)
+
+
+def _refuse_too_few(total: int, floor: int, devices: int) -> None:
+    """Refuse where no deal can give every device its least."""
+    if devices < 1:
+        raise AirtuneError(f"fleet.devices: must be at least 1, got {devices}")
+    if devices * floor > total:
+        raise AirtuneError(
+            f"partition.min_samples: {devices} devices × {floor} = {devices * floor} > {total} training samples; "
+            "lower partition.min_samples or fleet.devices"
+        )
 
 
 def _deal(owner: Indices, devices: int) -> tuple[Indices, ...]:

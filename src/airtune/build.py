@@ -96,7 +96,9 @@ def _learner(
     return Learner(Engine(model, family, installed, learning, train), modules, train, dev, source, data)
 
 
-def build(config: RunConfig, policy: Policy | None = None, learner: Callable[[RunConfig], Learner] = learner_of) -> Experiment:
+def build(
+    config: RunConfig, policy: Policy | None = None, learner: Callable[[RunConfig], Learner] = learner_of
+) -> Experiment:
     """Everything a run needs.
 
     Args:

@@ -43,12 +43,12 @@ def run_cli(arguments: Sequence[str]) -> int:
     except AirtuneError as error:
         print(f"airtune: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        return 141
     except OSError as error:
         where = f" {error.filename}:" if error.filename else ""
         print(f"airtune:{where} {error.strerror or error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:
-        return 141
     except KeyboardInterrupt:
         print("airtune: interrupted; `airtune resume RUN` goes on from the last finished round", file=sys.stderr)
         return 130
@@ -141,7 +141,7 @@ def _one_line(box: str) -> str:
     rows = [re.sub(r"^[│┃]\s?|\s*[│┃]$", "", row).strip() for row in box.splitlines()]
     rows = [row for row in rows if row and not re.match(r"^[╭╰┌└─━]", row)]
     text = " ".join(rows)
-    text = re.split(r"For further information|For full helptext|Perhaps you meant|Argument helptext|Are you looking|-{8}", text)[0]
+    text = re.split(r"For further information|For full helptext|Perhaps you meant|Argument helptext", text)[0]
     text = re.sub(r"Error parsing (\S+): \d+ validation errors? for \w+", r"\1:", text)
     text = re.sub(r"\[type=\w+, input_value=(.+?), input_type=\w+\]", r"(got \1)", text)
     return " ".join(text.split()).rstrip(" .")

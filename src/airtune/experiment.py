@@ -5,7 +5,7 @@ import importlib.metadata
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -112,9 +112,13 @@ def environment(experiment: Experiment) -> dict[str, Any]:
         "platform": platform.platform(),
         "commit": _commit(),
         "threads": torch.get_num_threads(),
-        "model": {"source": str(learner.source.path), "description": learner.source.description, "sha256": learner.source.sha256},
-        "data": {"source": learner.data.source, "description": learner.data.description, "sha256": dict(learner.data.sha256)},
+        "model": _used(str(learner.source.path), learner.source.description, learner.source.sha256),
+        "data": _used(learner.data.source, learner.data.description, dict(learner.data.sha256)),
     }
+
+
+def _used(source: str, description: str, sha256: object) -> dict[str, object]:
+    return {"source": source, "description": description, "sha256": sha256}
 
 
 def _version(package: str) -> str:
@@ -188,7 +192,8 @@ def _finish(experiment: Experiment, folder: RunFolder, state: State, budget_j: f
     """Evaluate on the whole dev set, export the adapter, write the summary."""
     config, learner = experiment.config, experiment.learner
     accuracy = learner.engine.accuracy(state.server.average, learner.dev, np.arange(len(learner.dev)))
-    export_peft(folder.adapter_path, state.server.average, learner.engine.family, learner.source, learner.data.label_names)
+    family, names = learner.engine.family, learner.data.label_names
+    export_peft(folder.adapter_path, state.server.average, family, learner.source, names)
     rows = folder.read_rounds()
     summary = dict(
         summarise(

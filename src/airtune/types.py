@@ -290,5 +290,3 @@ class Memory:
 
     def __post_init__(self) -> None:
         freeze(self)
-
-

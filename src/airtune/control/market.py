@@ -18,16 +18,19 @@ Array = NDArray[np.float64]
 
 _KAPPA_MAX = 600.0
 """Above this π < e^−600 at any bandwidth: such an upload is hopeless."""
-_PRICE_STEPS = 14
+_X_MIN = 1e-6
+"""Below this spectral efficiency [nat] the uplink is as good as infinitely wide."""
+_PRICE_STEPS = 10
 """Halvings of the bracket of ln λ that settle who sends."""
 _CLEARING_STEPS = 10
-"""Newton steps on ln λ once it is settled who sends."""
+"""Newton steps at most on ln λ once it is settled who sends."""
+_CLEARED = 1e-11
+"""Relative mismatch of demand and band at which the price is found."""
 
 
 def _slope_factor(x: Array) -> Array:
-    """q(x) = (x − 1) e^x + 1, by its series where that would cancel."""
-    series = x * x * (0.5 + x * (1.0 / 3.0 + x * (0.125 + x / 30.0)))
-    return np.where(x < 1e-2, series, x * np.exp(x) - np.expm1(x))
+    """q(x) = (x − 1) e^x + 1, to a relative error of about 1e-16/x."""
+    return x * np.exp(x) - np.expm1(x)
 
 
 _X_GRID = np.geomspace(1e-3, 600.0, 2048)
@@ -98,7 +101,7 @@ class _Traders:
         sane &= market.kappa < _KAPPA_MAX
         kappa, nats = np.where(sane, market.kappa, 1.0), np.where(sane, market.nats_hz, market.band_hz)
         reward = np.where(sane, market.reward, 1.0)
-        x_low, x_high = nats / market.band_hz, inflection(kappa)
+        x_low, x_high = np.maximum(nats / market.band_hz, _X_MIN), inflection(kappa)
         sane &= x_low < x_high
         x_low, x_high = np.where(sane, x_low, 1.0), np.where(sane, x_high, 1.0)
         sane &= reward * np.exp(-kappa * np.expm1(x_low) / x_low) > market.fixed
@@ -113,10 +116,11 @@ class _Traders:
 
     def log_slope(self, x: Array) -> tuple[Array, Array]:
         """ln(w dπ/db) [ln J²/Hz] and its derivative in x."""
-        grown = np.exp(x)
-        q = _slope_factor(x)
-        value = self.log_scale + np.log(q) - self.kappa * (grown - 1.0) / x
-        return value, x * grown / q - self.kappa * q / (x * x)
+        less_one = np.expm1(x)
+        rising = x * (less_one + 1.0)
+        q = rising - less_one
+        value = self.log_scale + np.log(q) - self.kappa * (less_one / x)
+        return value, rising / q - self.kappa * (q / (x * x))
 
     def respond(self, log_price: Array, x: Array, steps: int) -> tuple[Array, Array]:
         """Newton steps from x towards marginal value = λ on the falling branch; and the derivative there.
@@ -203,6 +207,8 @@ class _Traders:
             total = np.maximum(band.sum(axis=-1, keepdims=True), 1e-300)
             falls = np.where(x < traders.x_high, band / (x * slope), 0.0).sum(axis=-1, keepdims=True)
             over = total > self.band_hz
+            if step > 0 and np.all(np.abs(total - self.band_hz) <= _CLEARED * self.band_hz):
+                break
             low, high = np.where(over, log_price, low), np.where(over, high, log_price)
             step_to = log_price + np.log(total / self.band_hz) * total / np.maximum(falls, 1e-300)
             log_price = np.where((step_to > low) & (step_to < high), step_to, 0.5 * (low + high))

@@ -88,7 +88,7 @@ def divergence(cell: Cell, decision: Decision) -> float:
 
 
 def remember(cell: Cell, memory: Memory, phi: float, outcome: Outcome) -> Memory:
-    """The controller after a round: queues (13), energy spent, bound (9)."""
+    """The controller after a round: queues by (13), energy spent, and the bound by (9) so far."""
     energy_j = outcome.energy_j
     return Memory(
         queue_j=next_queue_j(memory.queue_j, energy_j, cell.devices.budget_j),

@@ -20,7 +20,7 @@ def module_value(
         bandwidth_hz: b [Hz], broadcast to (…, K, M).
     """
     gain = problem.gain[:, None]
-    power = np.minimum(power_w, problem.power_max_w)
+    power = np.clip(power_w, 0.0, np.maximum(problem.power_max_w, 0.0))
     c = problem.link.outage_power_w(problem.payload_bit, problem.uplink_s, bandwidth_hz, gain)
     least = problem.link.power_min_w(problem.payload_bit, problem.uplink_s, bandwidth_hz, gain)
     uplink = np.maximum(problem.uplink_s, 0.0)

@@ -15,7 +15,9 @@ from airtune.types import Update
 class Aggregator(Protocol):
     """Combines a round's delivered updates into one change of the global adapter."""
 
-    def __call__(self, adapters: Mapping[str, Tensor], updates: Iterable[Update]) -> Adapters: ...
+    def __call__(self, adapters: Mapping[str, Tensor], updates: Iterable[Update]) -> Adapters:
+        """The change of θ."""
+        ...
 
 
 def weighted_sum(adapters: Mapping[str, Tensor], updates: Iterable[Update]) -> Adapters:

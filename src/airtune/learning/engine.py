@@ -61,11 +61,16 @@ class Engine:
         family: the nested family over it.
         installed: its adapted layers.
         config: local optimiser, steps and rates.
-        packing: how sequences are laid out, printed to the user as `layout`.
+        sample: token set whose first samples decide whether the model can be packed.
     """
 
     def __init__(
-        self, model: Any, family: Family, installed: Mapping[str, NestedLinear], config: LearningConfig, sample: TokenSet
+        self,
+        model: Any,
+        family: Family,
+        installed: Mapping[str, NestedLinear],
+        config: LearningConfig,
+        sample: TokenSet,
     ) -> None:
         self.model = model
         self.family = family

@@ -174,9 +174,7 @@ def install(model: nn.Module, family: Family) -> dict[str, NestedLinear]:
     return installed
 
 
-def attach(
-    model: nn.Module, installed: Mapping[str, NestedLinear], family: Family, part: Mapping[str, Tensor]
-) -> None:
+def attach(model: nn.Module, installed: Mapping[str, NestedLinear], family: Family, part: Mapping[str, Tensor]) -> None:
     """Make the model compute with these tensors (a slice, or the whole adapter); matrices without any stay frozen."""
     for name, nested in installed.items():
         nested.a = part.get(f"{name}.lora_A")
@@ -184,8 +182,9 @@ def attach(
     for name, _ in family.head:
         owner, last = name.rsplit(".", 1)
         module = model.get_submodule(owner)
-        module._parameters.pop(last, None)  # a plain tensor, possibly a leaf of the device's training, takes its place
-        module.__dict__[last] = part[name]
+        if isinstance(getattr(module, last), nn.Parameter):
+            delattr(module, last)  # a plain tensor, possibly a leaf of the device's training, takes its place
+        setattr(module, last, part[name])
 
 
 def detach_all(tensors: Mapping[str, Tensor]) -> Adapters:

@@ -182,13 +182,14 @@ class Bucketer:
         """Class scores [S × classes] of the samples `index`."""
         lengths = tokens.offsets[index + 1] - tokens.offsets[index]
         order = np.argsort(lengths, kind="stable")
-        parts = [self._padded(tokens, index[part]) for part in np.split(order, range(self.chunk, len(order), self.chunk))]
-        return torch.cat(parts)[torch.from_numpy(np.argsort(order, kind="stable"))]
+        chunks = np.split(order, range(self.chunk, len(order), self.chunk))
+        scores = torch.cat([self._padded(tokens, index[chunk]) for chunk in chunks])
+        return scores[torch.from_numpy(np.argsort(order, kind="stable"))]
 
     def _padded(self, tokens: TokenSet, index: NDArray[np.int64]) -> Tensor:
         lengths = tokens.offsets[index + 1] - tokens.offsets[index]
         real = np.arange(int(lengths.max()))[None, :] < lengths[:, None]
-        source = np.concatenate([np.arange(tokens.offsets[i], tokens.offsets[i + 1]) for i in index])
+        source = np.concatenate([np.arange(*map(int, tokens.offsets[i : i + 2])) for i in index])
         ids = np.full(real.shape, self.pad, dtype=np.int64)
         ids[real] = tokens.ids[source]
         options: dict[str, Tensor] = {}

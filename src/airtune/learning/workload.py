@@ -1,8 +1,8 @@
 """What a module costs to train: parameters, payload, FLOPs per token and peak memory, from the model itself.
 
-The model's structure is probed once per module by one short forward pass: which linear layers run, on how many rows, and
-whether a gradient flows into them. Everything above the lowest adapted layer needs the gradient of its input; nothing
-below it needs any, and no frozen weight ever needs its own.
+The model's structure is probed once per module by one short forward pass: which linear layers run, on how many rows,
+and whether a gradient flows into them. Everything above the lowest adapted layer needs the gradient of its input;
+nothing below it needs any, and no frozen weight ever needs its own.
 """
 
 from collections.abc import Mapping
@@ -51,9 +51,7 @@ class Workload:
         return self.forward_flop_per_token + self.backward_flop_per_token
 
 
-def workload(
-    model: Any, family: Family, installed: Mapping[str, NestedLinear], module: int, length: float
-) -> Workload:
+def workload(model: Any, family: Family, installed: Mapping[str, NestedLinear], module: int, length: float) -> Workload:
     """FLOPs and saved bytes per token of training module m on sequences of `length` tokens.
 
     Args:
@@ -120,7 +118,8 @@ def modules_of(
         parameters=parameters,
         payload_bit=config.bits_per_parameter * parameters.astype(np.float64) + config.overhead_bit,
         flop_per_token=np.array([load.flop_per_token for load in loads]),
-        memory_byte=FLOAT_BYTE * (frozen + 4.0 * parameters) + np.array(activations),  # weights, gradient, two moments
+        # frozen weights; the module, its gradient and two moments; activations
+        memory_byte=FLOAT_BYTE * (frozen + 4.0 * parameters.astype(np.float64)) + np.array(activations),
     )
 
 

@@ -53,10 +53,26 @@ def device_curve(problem, k, cells):
     return np.maximum.accumulate(curve)
 
 
+def fixed_curve(problem, k, module, power_w, cells):
+    """Value of device k with module and power given, with at most j cells; 0 for sitting out."""
+    band = problem.bandwidth_hz * np.arange(1, cells + 1) / cells
+    uplink = problem.uplink_s[k, module - 1]
+    c, least = link_terms(problem.link, problem.payload_bit[k, module - 1], uplink, band, problem.gain[k])
+    spent = problem.compute_j[k, module - 1]
+    spent = spent + (power_w / problem.pa_efficiency[k] + problem.circuit_power_w[k]) * uplink
+    arrives = np.where(power_w >= least, np.exp(-np.minimum(c / power_w, 700.0)), 0.0)
+    value = problem.tradeoff_v * problem.utility[k, module - 1] * arrives - problem.queue_j[k] * spent
+    return np.maximum.accumulate(np.concatenate([[0.0], value]))
+
+
+def deal(curves):
+    """The most that the cells can be worth, dealt out among the devices' curves (each of cells + 1 values)."""
+    total = np.zeros_like(curves[0])
+    for curve in curves:
+        total = np.array([np.max(total[: j + 1] + curve[j::-1]) for j in range(len(curve))])
+    return float(total[-1])
+
+
 def grid_optimum(problem, cells=1000):
     """The best (P1) objective when bandwidth comes in B/cells steps: a feasible value, near the optimum."""
-    total = np.zeros(cells + 1)
-    for k in range(len(problem.gain)):
-        curve = device_curve(problem, k, cells)
-        total = np.array([np.max(total[: j + 1] + curve[j::-1]) for j in range(cells + 1)])
-    return float(total[-1])
+    return deal([device_curve(problem, k, cells) for k in range(len(problem.gain))])

@@ -58,11 +58,11 @@ class AlternatingPolicy:
 
     sweeps_max: int = 40
     """Sweeps at most, from one set of starts."""
-    tolerance: float = 1e-7
+    tolerance: float = 1e-6
     """Relative gain of a sweep below which it has converged."""
     survivors: int = 3
     """Starts that are followed beyond the first sweeps."""
-    offers_max: int = 4
+    offers_max: int = 3
     """Times that the result is offered around again."""
 
     def __call__(self, problem: Problem) -> Decision:
@@ -144,8 +144,9 @@ def _offer_again(problem: Problem, offers: Offers, best: Point) -> Point:
     distinct = np.sort(np.unique(np.hstack([modules, bands]), axis=0, return_index=True)[1])
     modules, bands = modules[distinct], bands[distinct]
     only = modules[..., None] == np.arange(1, problem.utility.shape[1] + 1)
-    chosen, power = switched(problem, bands, only & problem.feasible)
-    return _shared(problem, chosen, power)
+    fitted = bands * np.minimum(problem.bandwidth_hz / np.maximum(bands.sum(axis=-1, keepdims=True), 1e-300), 1.0)
+    as_taken = _shared(problem, *switched(problem, bands, only & problem.feasible))
+    return as_taken.or_better(evaluated(problem, *switched(problem, fitted, only & problem.feasible), fitted))
 
 
 def _make_room(problem: Problem, offers: Offers, best: Point) -> tuple[Ints, Floats]:

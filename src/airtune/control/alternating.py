@@ -144,7 +144,7 @@ def _offer_again(problem: Problem, offers: Offers, best: Point) -> Point:
     distinct = np.sort(np.unique(np.hstack([modules, bands]), axis=0, return_index=True)[1])
     modules, bands = modules[distinct], bands[distinct]
     only = modules[..., None] == np.arange(1, problem.utility.shape[1] + 1)
-    fitted = bands * np.minimum(problem.bandwidth_hz / np.maximum(bands.sum(axis=-1, keepdims=True), 1e-300), 1.0)
+    fitted = bands * (problem.bandwidth_hz / np.maximum(bands.sum(axis=-1, keepdims=True), problem.bandwidth_hz))
     as_taken = _shared(problem, *switched(problem, bands, only & problem.feasible))
     return as_taken.or_better(evaluated(problem, *switched(problem, fitted, only & problem.feasible), fitted))
 

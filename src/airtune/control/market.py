@@ -197,22 +197,22 @@ class _Traders:
 
     def share(self, member: NDArray[np.bool_]) -> tuple[Array, Array]:
         """Split all of B among fixed senders (S', K) by Newton on ln λ, bracketed; b and λ."""
-        traders = self.stack(member.shape[0] // self.kappa.shape[0])
+        traders, some = self.stack(member.shape[0] // self.kappa.shape[0]), member.any(axis=-1, keepdims=True)
         low, high = traders.bracket(member)
         log_price = 0.5 * (low + high)
         x = traders.guess(log_price)
         for step in range(_CLEARING_STEPS):
             x, slope = traders.respond(log_price, x, 4 if step == 0 else 2)
             band = np.where(member, traders.nats_hz / x, 0.0)
-            total = np.maximum(band.sum(axis=-1, keepdims=True), 1e-300)
+            total = np.where(some, band.sum(axis=-1, keepdims=True), self.band_hz)
             falls = np.where(x < traders.x_high, band / (x * slope), 0.0).sum(axis=-1, keepdims=True)
             over = total > self.band_hz
             if step > 0 and np.all(np.abs(total - self.band_hz) <= _CLEARED * self.band_hz):
                 break
             low, high = np.where(over, log_price, low), np.where(over, high, log_price)
-            step_to = log_price + np.log(total / self.band_hz) * total / np.maximum(falls, 1e-300)
+            step_to = log_price + np.log(total / self.band_hz) * total / np.maximum(falls, 1e-30 * total)
             log_price = np.where((step_to > low) & (step_to < high), step_to, 0.5 * (low + high))
         x, _ = traders.respond(log_price, x, 2)
         band = np.where(member, traders.nats_hz / x, 0.0)
-        total = np.maximum(band.sum(axis=-1, keepdims=True), 1e-300)
+        total = np.where(some, band.sum(axis=-1, keepdims=True), self.band_hz)
         return band * (self.band_hz / total), np.exp(log_price[:, 0])

@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,18 +43,22 @@ def export_peft(
         modules_to_save=heads,
         task_type=TaskType.SEQ_CLS,
     )
-    peft_model: Any = get_peft_model(model, config)
+    with warnings.catch_warnings():  # PEFT reads an attribute that Transformers deprecates
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        peft_model: Any = get_peft_model(model, config)
     _copy(peft_model, adapters)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
         try:
-            peft_model.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
+            peft_model.save_pretrained(folder / "new")
+            tokenizer.save_pretrained(folder / "new")
             if out.exists():
-                shutil.rmtree(out)
-            folder.rename(out)
+                out.rename(folder / "old")
+            (folder / "new").rename(out)
         finally:
+            if (folder / "old").exists() and not out.exists():
+                (folder / "old").rename(out)
             shutil.rmtree(folder, ignore_errors=True)
     except OSError as error:
         raise AirtuneError(f"--out {out}: {error.strerror or error}; free space or choose another folder") from error

@@ -88,7 +88,8 @@ class Family:
             adapters[f"{matrix.name}.lora_A"] = torch.tensor(a, dtype=torch.float32)
             adapters[f"{matrix.name}.lora_B"] = torch.zeros(matrix.out_features, self.rank)
         for name, shape in self.head:
-            values = draw.normal(0.0, HEAD_STD, shape) if len(shape) > 1 else np.zeros(shape)
+            plain = np.zeros(shape) if name.endswith("bias") else np.ones(shape)  # ones: the scale of a norm
+            values = draw.normal(0.0, HEAD_STD, shape) if len(shape) > 1 else plain
             adapters[name] = torch.tensor(values, dtype=torch.float32)
         return adapters
 

@@ -16,14 +16,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AttentionInterface
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
+from transformers.utils import logging
 
 from airtune.learning.data import TokenSet
 from airtune.types import AirtuneError
 
 ATTENTION = "airtune_packed"
 TOLERANCE = 1e-4
-"""Largest relative difference between packed and padded logits."""
+"""Largest difference between packed and padded logits, relative to the largest logit."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,18 +87,34 @@ def _attention(
         rows = functional.embedding(batch.rows, flat)
         return rows.view(size, longest, x.shape[1], x.shape[3]).transpose(1, 2)
 
-    causal = bool(getattr(module, "is_causal", False))
+    mask, causal = _mask(batch, bool(getattr(module, "is_causal", False)), options.get("sliding_window"))
     out = functional.scaled_dot_product_attention(
         unfold(query),
         unfold(key),
         unfold(value),
-        attn_mask=None if causal else batch.keep,
+        attn_mask=mask,
         is_causal=causal,
         scale=options.get("scaling"),
         enable_gqa=query.shape[1] != key.shape[1],
     )
     flat = out.transpose(1, 2).reshape(size * longest, -1)
     return flat[batch.back].view(1, -1, query.shape[1], query.shape[3]), None
+
+
+def _mask(batch: Packed, causal: bool, window: int | None) -> tuple[Tensor | None, bool]:
+    """Which keys each query sees, [S × 1 × L × L] or broadcastable to it, and whether attention is causal besides.
+
+    A causal sequence needs no mask, for what pads it comes last. With a window, tokens less than it apart are seen.
+    """
+    longest = batch.rows.shape[1]
+    if window is None or longest <= window:
+        return (None, True) if causal else (batch.keep, False)
+    place = torch.arange(longest)
+    near = (place[:, None] - place[None, :]).abs() < window
+    if causal:
+        return near.tril(), False
+    seen = near if batch.keep is None else near & batch.keep
+    return seen | torch.eye(longest, dtype=torch.bool), False  # a padding row that sees nothing would give NaN
 
 
 class PackedBackbone(nn.Module):
@@ -112,19 +129,43 @@ class PackedBackbone(nn.Module):
         self.causal = causal
         self.position_offset = position_offset
 
-    def forward(self, *_: Any, **__: Any) -> BaseModelOutputWithPooling:
+    def forward(self, *_: Any, **__: Any) -> BaseModelOutputWithPoolingAndCrossAttentions:
         """Backbone on the current packed batch; arguments are those of the head's call and are not used."""
         batch: Packed = _current.batch
-        options: dict[str, Any] = {}
+        options: dict[str, Any] = {"use_cache": False} if self.causal else {}
         if batch.type_ids is not None and not self.causal:
             options["token_type_ids"] = batch.type_ids
         out = self.backbone(input_ids=batch.input_ids, position_ids=batch.position + self.position_offset, **options)
         hidden = out.last_hidden_state[0]
         pooled = hidden[batch.last if self.causal else batch.first][:, None, :]
         pooler = getattr(self.backbone, "pooler", None)
-        return BaseModelOutputWithPooling(
+        return BaseModelOutputWithPoolingAndCrossAttentions(
             last_hidden_state=pooled, pooler_output=None if pooler is None else pooler(pooled)
         )
+
+
+def _set_attention(model: Any, name: str) -> None:
+    """Make a model compute attention by the registered function `name`; raises ValueError if it insists on its own."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        model.set_attn_implementation(name)
+    finally:
+        logging.set_verbosity(verbosity)
+    if model.config._attn_implementation != name:
+        raise ValueError("its attention function cannot be replaced")
+
+
+def _ensure_padding(model: Any) -> None:
+    """Give a decoder that knows no padding token its end token for one: its head refuses batches without."""
+    config = model.config.get_text_config()
+    if config.pad_token_id is not None:
+        return
+    end = config.eos_token_id
+    end = end[0] if isinstance(end, list) else end
+    if end is None:
+        raise AirtuneError("model.name: it has no pad_token_id and no eos_token_id; set one in its config.json")
+    config.pad_token_id = end
 
 
 @runtime_checkable
@@ -149,7 +190,7 @@ class Packer:
 
     def __init__(self, model: Any) -> None:
         AttentionInterface.register(ATTENTION, _attention)
-        model.set_attn_implementation(ATTENTION)
+        _set_attention(model, ATTENTION)
         prefix = model.base_model_prefix
         backbone = getattr(model, prefix)
         self.model = model
@@ -175,8 +216,9 @@ class Bucketer:
     chunk = 8
 
     def __init__(self, model: Any) -> None:
+        _ensure_padding(model)
         self.model = model
-        self.pad = model.config.get_text_config().pad_token_id or 0
+        self.pad = model.config.get_text_config().pad_token_id
 
     def logits(self, tokens: TokenSet, index: NDArray[np.int64]) -> Tensor:
         """Class scores [S × classes] of the samples `index`."""
@@ -205,12 +247,12 @@ def batcher_of(model: Any, packing: str, sample: TokenSet) -> Batcher:
     """Packed batches where they give the padded model's logits on a few samples, else bucketed ones.
 
     Raises:
-        AirtuneError: packing is "packed" and the model's logits differ.
+        AirtuneError: packing is "packed" and the model's logits differ, or a decoder has nothing to pad with.
     """
     plain = Bucketer(model)
     if packing == "bucketed":
         return plain
-    index = np.arange(min(4, len(sample)))
+    index = np.unique(np.append(np.arange(min(3, len(sample))), sample.lengths.argmax()))
     original, attention = getattr(model, model.base_model_prefix), model.config._attn_implementation
     with torch.no_grad():
         want = plain.logits(sample, index)
@@ -220,10 +262,10 @@ def batcher_of(model: Any, packing: str, sample: TokenSet) -> Batcher:
             reason = f"its logits differ by {difference:.2g}"
         except (TypeError, ValueError, RuntimeError, KeyError, AttributeError, IndexError) as error:
             packer, difference, reason = None, float("inf"), str(error).splitlines()[0]
-    if packer is not None and difference <= TOLERANCE * max(1.0, float(want.abs().max())):
+    if packer is not None and difference <= TOLERANCE * float(want.abs().max()):
         return packer
     setattr(model, model.base_model_prefix, original)
-    model.set_attn_implementation(attention)
+    _set_attention(model, attention)
     if packing == "packed":
         raise AirtuneError(f"learning.packing: this model cannot be packed ({reason}); use auto or bucketed")
     return plain

@@ -6,15 +6,14 @@ import io
 import os
 import re
 import sys
-import tomllib
-from collections.abc import Sequence
-from importlib import resources
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
 from airtune.config import RunConfig
+from airtune.settings import comparison, override, presets, read_config
 from airtune.types import AirtuneError
 
 USAGE = """usage: airtune COMMAND …
@@ -23,7 +22,8 @@ USAGE = """usage: airtune COMMAND …
                          fine-tune under a preset or a TOML file
   resume RUN             finish an interrupted run, bit-identically
   compare NAME_OR_FILE --policies a,b,c --seeds N [--out DIR …]
-                         the same channels, splits and initial weights under several policies
+                         the same channels, splits and initial weights under several policies,
+                         named as policy.name or as your own Python files
   show RUN [RUN …]       tables and plots of a run, or of several side by side
   export RUN --out DIR   the adapter as a standard PEFT folder
   presets                what NAME can be
@@ -49,8 +49,8 @@ def run_cli(arguments: Sequence[str]) -> int:
         where = f" {error.filename}:" if error.filename else ""
         print(f"airtune:{where} {error.strerror or error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("airtune: interrupted; `airtune resume RUN` goes on from the last finished round", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"airtune: interrupted{f'; {stop}' if str(stop) else ''}", file=sys.stderr)
         return 130
     return 0
 
@@ -69,7 +69,7 @@ def _dispatch(arguments: list[str]) -> None:
         case "export":
             _export(arguments)
         case "presets":
-            _presets()
+            print("\n".join(f"{name:10} {text}" for name, text in presets().items()))
         case "--help" | "-h" | "help":
             print(USAGE)
         case "--version":
@@ -80,71 +80,36 @@ def _dispatch(arguments: list[str]) -> None:
             raise AirtuneError(f"no command {command!r}; there are run, resume, compare, show, export and presets")
 
 
-# Reading what to run
+# Reading arguments
 
 
-def presets() -> dict[str, str]:
-    """Name of each shipped preset and its first comment line."""
-    folder = resources.files("airtune") / "presets"
-    names = sorted(item.name for item in folder.iterdir() if item.name.endswith(".toml"))
-    return {
-        name.removesuffix(".toml"): (folder / name).read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
-        for name in names
-    }
+def _settings(name: str, arguments: list[str], prog: str) -> RunConfig:
+    """A preset or TOML file with `--key value` overrides; `--help` lists every setting and exits."""
+    if {"-h", "--help"} & set(arguments):
+        tyro.cli(RunConfig, args=["--help"], prog=prog, default=read_config(name))
+    return override(read_config(name), arguments)
 
 
-def read_config(name: str) -> RunConfig:
-    """A preset by name, or a TOML file by path.
-
-    Raises:
-        AirtuneError: neither exists, not TOML, unknown keys or bad values; in one line.
-    """
-    from airtune.experiment import load
-
-    if name in presets():
-        text, where = (resources.files("airtune") / "presets" / f"{name}.toml").read_text(encoding="utf-8"), name
-    else:
-        path = Path(name)
-        if not path.is_file():
-            raise AirtuneError(f"{name}: no such preset or file; presets are {', '.join(presets())}")
-        try:
-            text, where = path.read_text(encoding="utf-8"), name
-        except UnicodeDecodeError as error:
-            raise AirtuneError(f"{name}: not a UTF-8 text file ({error.reason} at byte {error.start})") from None
-    try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise AirtuneError(f"{where}: not valid TOML: {error}") from None
-    return load({"name": Path(name).stem, **values}, where)
-
-
-def _overridden(config: RunConfig, arguments: list[str], prog: str) -> RunConfig:
-    """The configuration with `--key value` overrides of the same types and checks."""
-    return _parse(RunConfig, arguments, prog, default=config)
-
-
-def _parse(kind: Any, arguments: list[str], prog: str, default: Any = None) -> Any:
-    """Parse with tyro; a mistake becomes one line."""
+def _parse(kind: Any, arguments: list[str], prog: str) -> Any:
+    """Parse a command's own few options with tyro; a mistake becomes one line."""
     told = io.StringIO()
-    options = {} if default is None else {"default": default}
     try:
         with contextlib.redirect_stderr(told):
-            return tyro.cli(kind, args=arguments, prog=prog, config=(tyro.conf.OmitSubcommandPrefixes,), **options)
+            return tyro.cli(kind, args=arguments, prog=prog)
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-    raise AirtuneError(_one_line(told.getvalue()) + f" (see `{prog} --help`)")
+    raise AirtuneError(f"{prog}: {_one_line(told.getvalue())} (see `{prog} --help`)")
 
 
 def _one_line(box: str) -> str:
     """The message inside tyro's drawn box, in one line."""
     rows = [re.sub(r"^[│┃]\s?|\s*[│┃]$", "", row).strip() for row in box.splitlines()]
-    rows = [row for row in rows if row and not re.match(r"^[╭╰┌└─━]", row)]
-    text = " ".join(rows)
-    text = re.split(r"For further information|For full helptext|Perhaps you meant|Argument helptext", text)[0]
-    text = re.sub(r"Error parsing (\S+): \d+ validation errors? for \w+", r"\1:", text)
-    text = re.sub(r"\[type=\w+, input_value=(.+?), input_type=\w+\]", r"(got \1)", text)
-    return " ".join(text.split()).rstrip(" .")
+    titled = "╭" not in box
+    rows = [row for row in rows if row and not re.match(r"[╭╰┌└]|[─━-]{3}", row)][titled:]
+    text = re.split(r" For full helptext| Perhaps you meant| Argument helptext", " ".join(" ".join(rows).split()))[0]
+    text = re.sub(r"Missing from [^:]+: (.*) \(required\).*", r"missing: \1", text).rstrip(" .")
+    return text[:1].lower() + text[1:]
 
 
 # Commands
@@ -160,16 +125,20 @@ def _name_first(arguments: list[str], command: str) -> str:
 
 def _run(arguments: list[str]) -> None:
     name = _name_first(arguments, "run")
-    config = _overridden(read_config(name), arguments, f"airtune run {name}")
+    config = _settings(name, arguments, f"airtune run {name}")
     _quiet_libraries()
     from airtune.experiment import out_of, run
 
-    run(config)
-    _show([str(out_of(config))])
+    path = out_of(config)
+    with _resumable(path):
+        run(config)
+    _report(path)
 
 
 @dataclasses.dataclass
 class _RunPath:
+    """Finish an interrupted run, bit-identically to one that was never interrupted."""
+
     run: tyro.conf.Positional[Path]
     """Run folder."""
 
@@ -179,14 +148,31 @@ def _resume(arguments: list[str]) -> None:
     _quiet_libraries()
     from airtune.experiment import resume
 
-    resume(path)
-    _show([str(path)])
+    with _resumable(path):
+        resume(path)
+    _report(path)
+
+
+@contextlib.contextmanager
+def _resumable(path: Path) -> Generator[None]:
+    """Tell, if Ctrl-C is pressed, how the run goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        begun = (path / "run.json").exists()
+        how = f"`airtune resume {path}` goes on from the last finished round" if begun else "nothing is written yet"
+        raise KeyboardInterrupt(how) from None
 
 
 @dataclasses.dataclass
 class _Compare:
+    """The same channels, splits and initial weights under several policies; every setting of `airtune run` applies.
+
+    Run again, it keeps finished runs and finishes interrupted ones.
+    """
+
     policies: str = "alternating,traditional"
-    """Policies, separated by commas; the first is compared with the second and so on."""
+    """Policies, separated by commas: names of policy.name, or Python files that define policy(problem)."""
     seeds: int = 1
     """Number of seeds: the configuration's seed and those after it."""
     reference: str | None = None
@@ -195,30 +181,25 @@ class _Compare:
 
 def _compare(arguments: list[str]) -> None:
     name = _name_first(arguments, "compare")
+    prog = f"airtune compare {name}"
     own, rest = _split(arguments, {field.name for field in dataclasses.fields(_Compare)})
-    asked = _parse(_Compare, own, f"airtune compare {name}")
-    base = _overridden(read_config(name), rest, f"airtune compare {name}")
-    policies = [policy.strip() for policy in asked.policies.split(",") if policy.strip()]
-    if asked.seeds < 1 or not policies:
-        raise AirtuneError("airtune compare: --seeds must be at least 1 and --policies name at least one policy")
-    reference = asked.reference or ("traditional" if "traditional" in policies else policies[-1])
-    if reference not in policies:
-        raise AirtuneError(f"airtune compare: --reference {reference} is not among --policies {asked.policies}")
+    if {"-h", "--help"} & set(arguments):
+        own, rest = ["--help"], []
+    asked = _parse(_Compare, own, prog)
+    base = _settings(name, rest, prog)
     out = base.out or Path("runs") / f"compare-{base.name}"
-    configs = [
-        _overridden(
-            dataclasses.replace(base, seed=seed, out=out / f"{policy}-s{seed}"),
-            ["--policy.name", policy],
-            f"airtune compare {name}",
-        )
-        for seed in range(base.seed, base.seed + asked.seeds)
-        for policy in policies
-    ]
+    configs, labels = comparison(base, asked.policies, asked.seeds, out)
+    reference = asked.reference or ("traditional" if "traditional" in labels else labels[-1])
+    if reference not in labels:
+        raise AirtuneError(f"--reference: no policy {reference} among --policies; there are {', '.join(labels)}")
     _quiet_libraries()
     from airtune.experiment import run_or_resume
 
-    for config in configs:
-        run_or_resume(config)
+    for number, config in enumerate(configs, 1):
+        try:
+            run_or_resume(config, f"[{number}/{len(configs)}] ")
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("the same `airtune compare` again goes on from the last finished round") from None
     _tell([config.out for config in configs if config.out is not None], out, reference)
 
 
@@ -240,6 +221,8 @@ def _split(arguments: list[str], names: set[str]) -> tuple[list[str], list[str]]
 
 @dataclasses.dataclass
 class _Runs:
+    """Tables and plots of one run, or of several side by side."""
+
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Run folders; one for a report on it, several for a comparison."""
     out: Path | None = None
@@ -254,14 +237,18 @@ def _show(arguments: list[str]) -> None:
         raise AirtuneError("airtune show: name at least one run folder")
     if len(asked.runs) > 1:
         _tell(list(asked.runs), asked.out or asked.runs[0].parent, asked.reference)
-        return
+    else:
+        _report(asked.runs[0])
+
+
+def _report(path: Path) -> None:
+    """Table and plots of one run."""
     from rich.console import Console
 
     from airtune.plots import plot_run
     from airtune.report import report_run
     from airtune.tables import render_run
 
-    path = asked.runs[0]
     Console().print(render_run(report_run(path)))
     print(f"plots: {_listed(plot_run(path))}")
 
@@ -288,6 +275,8 @@ def _listed(paths: Sequence[Path]) -> str:
 
 @dataclasses.dataclass
 class _Export:
+    """Write a run's adapter as a standard PEFT folder, which `PeftModel.from_pretrained` loads."""
+
     run: tyro.conf.Positional[Path]
     """Run folder."""
     out: Path
@@ -300,11 +289,6 @@ def _export(arguments: list[str]) -> None:
     from airtune.experiment import export
 
     print(export(asked.run, asked.out))
-
-
-def _presets() -> None:
-    for name, text in presets().items():
-        print(f"{name:10} {text}")
 
 
 def _quiet_libraries() -> None:

@@ -1,9 +1,6 @@
 """Run, resume and compare: the loops around `round.step`, and what they write."""
 
 import dataclasses
-import importlib.metadata
-import platform
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import TypeAdapter, ValidationError
 
 from airtune.build import Experiment, build, learner_of, use_threads
 from airtune.config import RunConfig
@@ -19,143 +15,91 @@ from airtune.display import RunDisplay
 from airtune.learning.aggregate import ServerState
 from airtune.learning.export import export_peft
 from airtune.learning.lora import Adapters
-from airtune.record import RunFolder
+from airtune.record import RunFolder, refuse_occupied
 from airtune.report import summarise
 from airtune.round import Record, State, step
+from airtune.settings import dump, label_of, load
+from airtune.surroundings import environment, same_policy, same_surroundings
 from airtune.types import AirtuneError, Memory, Policy
 
-PACKAGES = ("airtune", "torch", "transformers", "peft", "numpy", "scipy", "safetensors")
 
-
-def run(config: RunConfig, policy: Policy | None = None) -> dict[str, Any]:
+def run(config: RunConfig, policy: Policy | None = None, *, prefix: str = "") -> dict[str, Any]:
     """Fine-tune under a configuration and write its run folder; returns the summary.
 
     Args:
         config: the configuration; `out` names the folder, which must be new or empty.
         policy: a policy object of your own, used instead of `config.policy` (such a run resumes only from Python).
+        prefix: put before the title that is shown.
 
     Raises:
         AirtuneError: in one line, for anything the user can mend.
     """
-    config = dataclasses.replace(config, threads=use_threads(config.threads), out=out_of(config))
+    path = out_of(config)
+    refuse_occupied(path)
+    config = dataclasses.replace(_placed(config), threads=use_threads(config.threads), out=path)
     experiment = build(config, policy)
-    with RunFolder.create(out_of(config), dump(config), environment(experiment)) as folder:
-        return _drive(experiment, folder, experiment.start)
+    with RunFolder.create(path, dump(config), environment(experiment, policy)) as folder:
+        return _drive(experiment, folder, experiment.start, prefix)
 
 
-def resume(path: Path, policy: Policy | None = None) -> dict[str, Any]:
-    """Finish an interrupted run; the result is bit-identical to an uninterrupted one on the same machine."""
+def resume(path: Path, policy: Policy | None = None, *, prefix: str = "") -> dict[str, Any]:
+    """Finish an interrupted run; the result is bit-identical to an uninterrupted one on the same machine.
+
+    Args:
+        path: the run folder.
+        policy: the policy object, if the run was started with one.
+        prefix: put before the title that is shown.
+
+    Raises:
+        AirtuneError: no run folder, damaged, or its model, data or policy have changed.
+    """
     with RunFolder.open(path, write=True) as folder:
         finished = folder.read_summary()
         if finished is not None:
             return finished
-        config = dataclasses.replace(load(folder.read_config(), str(path)), out=path)
+        config = dataclasses.replace(load(folder.read_config(), str(path / "config.toml")), out=path)
+        same_policy(folder, policy)
         use_threads(config.threads)
         experiment = build(config, policy)
-        _same_surroundings(folder, experiment)
+        same_surroundings(folder, environment(experiment, policy))
         checkpoint = folder.load_checkpoint()
         state = experiment.start if checkpoint is None else _from_checkpoint(*checkpoint)
         folder.truncate_to(state.t)
-        return _drive(experiment, folder, state)
+        return _drive(experiment, folder, state, prefix)
 
 
-def run_or_resume(config: RunConfig) -> dict[str, Any]:
+def run_or_resume(config: RunConfig, prefix: str = "") -> dict[str, Any]:
     """Start the run, or finish it if its folder already holds the same one."""
     path = out_of(config)
     if not (path / "run.json").exists():
-        return run(config)
-    mine = dump(dataclasses.replace(config, threads=None, out=path))
-    theirs = load(RunFolder.open(path).read_config(), str(path))
-    if dump(dataclasses.replace(theirs, threads=None, out=path)) != mine:
+        return run(config, prefix=prefix)
+    theirs = load(RunFolder.open(path).read_config(), str(path / "config.toml"))
+    if _comparable(theirs) != _comparable(_placed(config)):
         raise AirtuneError(f"run folder {path} holds a run of another configuration; choose another --out")
-    return resume(path)
+    return resume(path, prefix=prefix)
+
+
+def _comparable(config: RunConfig) -> dict[str, Any]:
+    return dump(dataclasses.replace(config, threads=None, out=None))
+
+
+def _placed(config: RunConfig) -> RunConfig:
+    """The configuration with absolute paths, so that a run can be resumed from anywhere."""
+    data_dir, file = config.data_dir, config.policy.file
+    policy = dataclasses.replace(config.policy, file=file and file.absolute())
+    return dataclasses.replace(config, data_dir=data_dir and data_dir.absolute(), policy=policy)
 
 
 def out_of(config: RunConfig) -> Path:
     """The run's folder: `out`, or runs/NAME-POLICY-sSEED."""
-    return config.out or Path("runs") / f"{config.name}-{config.policy.name}-s{config.seed}"
+    return config.out or Path("runs") / f"{config.name}-{label_of(config.policy)}-s{config.seed}"
 
 
-def dump(config: RunConfig) -> dict[str, Any]:
-    """The configuration as plain values."""
-    return TypeAdapter(RunConfig).dump_python(config, mode="json")
-
-
-def load(values: dict[str, Any], where: str) -> RunConfig:
-    """A configuration from plain values; `where` names their source in an error."""
-    try:
-        return TypeAdapter(RunConfig).validate_python(values)
-    except ValidationError as error:
-        raise AirtuneError(f"{where}: {explain(error)}") from None
-
-
-def explain(error: ValidationError) -> str:
-    """A validation error in one line: each wrong key, what it should be, what it is."""
-    parts: list[str] = []
-    for item in error.errors(include_url=False):
-        key = ".".join(str(part) for part in item["loc"])
-        if item["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-            parts.append(f"{key}: unknown key")
-        else:
-            message = item["msg"].removeprefix("Value error, ")
-            got = "" if isinstance(item["input"], dict) or not key else f", got {item['input']!r}"
-            parts.append(f"{key + ': ' if key else ''}{message[:1].lower()}{message[1:]}{got}")
-    return "; ".join(parts)
-
-
-def environment(experiment: Experiment) -> dict[str, Any]:
-    """What a run ran on: versions, commit, machine, and the digests of model and data."""
-    learner = experiment.learner
-    return {
-        "versions": {name: _version(name) for name in PACKAGES},
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "commit": _commit(),
-        "threads": torch.get_num_threads(),
-        "model": _used(str(learner.source.path), learner.source.description, learner.source.sha256),
-        "data": _used(learner.data.source, learner.data.description, dict(learner.data.sha256)),
-    }
-
-
-def _used(source: str, description: str, sha256: object) -> dict[str, object]:
-    return {"source": source, "description": description, "sha256": sha256}
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
-
-
-def _commit() -> str | None:
-    """Git commit of airtune's own source, if it runs from a checkout."""
-    here = Path(__file__).parent
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None
-
-
-def _same_surroundings(folder: RunFolder, experiment: Experiment) -> None:
-    """Refuse to resume on other data or another model than the run began with."""
-    then, now = folder.read_environment(), environment(experiment)
-    for part in ("model", "data"):
-        if then.get(part, {}).get("sha256") != now[part]["sha256"]:
-            raise AirtuneError(
-                f"run folder {folder.path}: the {part} has changed since the run began "
-                f"({now[part]['description']}); restore it or start a new run"
-            )
-
-
-def _drive(experiment: Experiment, folder: RunFolder, state: State) -> dict[str, Any]:
+def _drive(experiment: Experiment, folder: RunFolder, state: State, prefix: str) -> dict[str, Any]:
     """The caller's loop: step, evaluate, write, show."""
     config = experiment.config
     budget_j = config.rounds * float(experiment.system.cell.devices.budget_j.sum())
-    title = f"{config.task.name} · {config.policy.name} · seed {config.seed}"
+    title = f"{prefix}{config.task.name} · {label_of(config.policy)} · seed {config.seed}"
     with RunDisplay(title, rounds=config.rounds, budget_j=budget_j) as display:
         for fact in experiment.learner.facts:
             display.message(f"  {fact}")
@@ -200,7 +144,7 @@ def _finish(experiment: Experiment, folder: RunFolder, state: State, budget_j: f
             rows,
             task=config.task.name,
             model=config.model.name,
-            policy=config.policy.name,
+            policy=label_of(config.policy),
             seed=config.seed,
             budget_j=budget_j,
             wall_s=sum(row["wall_s"] for row in folder.read_timings()),

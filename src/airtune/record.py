@@ -58,10 +58,10 @@ class RunFolder:
             if path.exists() and not path.is_dir():
                 raise AirtuneError(f"run folder {path}: a file of that name exists; choose another with `out`")
             path.mkdir(parents=True, exist_ok=True)
-            _refuse_occupied(path)
+            refuse_occupied(path)
             lock = _locked(path)
             try:
-                _refuse_occupied(path)
+                refuse_occupied(path)
                 write_atomic(path / "config.toml", tomli_w.dumps(_without_none(plain(config))).encode())
                 write_json(path / "environment.json", environment)
                 write_json(path / "run.json", {"format": FORMAT})
@@ -281,8 +281,9 @@ def _locked(path: Path) -> IO[bytes]:
     return lock
 
 
-def _refuse_occupied(path: Path) -> None:
-    if any(entry.name != ".lock" for entry in path.iterdir()):
+def refuse_occupied(path: Path) -> None:
+    """Raise AirtuneError if the path holds anything already."""
+    if path.is_dir() and any(entry.name != ".lock" for entry in path.iterdir()):
         raise AirtuneError(f"run folder {path} is not empty; `airtune resume {path}` continues it, or choose another")
 
 

@@ -11,7 +11,18 @@ from airtune.control.evaluation import validate_decision
 from airtune.control.problem import Cell, divergence, pose, remember
 from airtune.learning.aggregate import Aggregator, ServerState, server_step
 from airtune.learning.lora import Adapters
-from airtune.types import Decision, Fleet, Memory, Observation, Outcome, Policy, Problem, Update, World
+from airtune.types import (
+    AirtuneError,
+    Decision,
+    Fleet,
+    Memory,
+    Observation,
+    Outcome,
+    Policy,
+    Problem,
+    Update,
+    World,
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,8 +105,10 @@ def _learn(system: System, state: State, outcome: Outcome) -> tuple[Adapters, Se
 
     if not outcome.delivered.any():
         return state.adapters, state.server, None
-    change = system.aggregate(state.adapters, heard(outcome.updates))
     config = system.learning
+    change = system.aggregate(state.adapters, heard(outcome.updates))
+    if not all(bool(tensor.isfinite().all()) for tensor in change.values()):
+        raise AirtuneError(f"training diverged: an update is not finite; lower learning.rate (now {config.rate:g})")
     adapters, server = server_step(
         state.adapters, state.server, change, config.server_rate, config.server_momentum, config.average
     )

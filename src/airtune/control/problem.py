@@ -47,8 +47,8 @@ def pose(cell: Cell, memory: Memory, observation: Observation) -> Problem:
     power_max_w = np.broadcast_to(devices.power_max_w[:, None], uplink_s.shape).copy()
     if cell.account:
         left_j = (cell.rounds * devices.budget_j - memory.spent_j)[:, None]
-        with np.errstate(divide="ignore"):
-            affordable_w = (left_j - compute_j) / np.maximum(uplink_s, 0.0) - devices.circuit_power_w[:, None]
+        upload_s = np.where(uplink_s > 0, uplink_s, np.inf)
+        affordable_w = (left_j - compute_j) / upload_s - devices.circuit_power_w[:, None]
         power_max_w = np.minimum(power_max_w, devices.pa_efficiency[:, None] * affordable_w)
     fits = modules.memory_byte[None, :] <= devices.memory_byte[:, None]
     constants = cell.constants

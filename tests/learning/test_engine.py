@@ -1,0 +1,240 @@
+"""Local training against a plain PEFT loop, in double precision; evaluation; what is refused."""
+
+import copy
+import math
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from airtune.config import LearningConfig
+from airtune.learning import engine as engine_module
+from airtune.learning.engine import Rates, log_prior, rates_at
+from airtune.types import AirtuneError
+
+BATCHES = [np.array(rows) for rows in ([0, 1, 2, 3], [4, 5, 6, 7], [1, 8, 9, 10], [3, 1, 11, 5])]
+RATES = Rates(adapter=5e-3, head=2e-3)
+SETTINGS = LearningConfig(weight_decay=0.05, clip_norm=0.4)
+RANKS, DEPTHS = (2, 4), (2, 4)
+
+
+def peft_model(case, start, module):
+    """PEFT set up as module m alone: its rank, its layers, and lora_alpha so that the scale is the family's α/R."""
+    rank, depth = RANKS[module - 1], DEPTHS[module - 1]
+    layers = case.family.layers
+    heads = sorted({name.split(".")[0] for name, _ in case.family.head})
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=case.config.alpha / RANKS[-1] * rank,
+        target_modules=list(case.targets),
+        layers_to_transform=list(range(layers - depth, layers)),
+        layers_pattern=case.layers_pattern,
+        modules_to_save=heads,
+        lora_dropout=0.0,
+        task_type="SEQ_CLS",
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        model = get_peft_model(copy.deepcopy(case.plain), config).double().eval()
+    trained = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            own = name.removeprefix("base_model.model.").replace(".modules_to_save.default", "")
+            own = own.replace(".default.weight", "")
+            parameter.data.copy_(start[own])
+            trained[own] = parameter
+    assert trained.keys() == start.keys()
+    return model, trained
+
+
+def plain_training(kit, case, start, module, prior=None, optimizer="adamw"):
+    """The textbook loop: padded batches, PEFT model, torch optimiser, clipping."""
+    model, trained = peft_model(case, start, module)
+    before = {name: parameter.detach().clone() for name, parameter in trained.items()}
+    adapter = [parameter for name, parameter in trained.items() if "lora" in name]
+    head = [parameter for name, parameter in trained.items() if "lora" not in name]
+    make = torch.optim.AdamW if optimizer == "adamw" else torch.optim.SGD
+    groups = [{"params": adapter, "lr": RATES.adapter}, {"params": head, "lr": RATES.head}]
+    steps = make(groups, lr=1.0, weight_decay=SETTINGS.weight_decay)
+    losses, norms = [], []
+    for index in BATCHES:
+        logits = kit.padded_logits(model, case.tokens, index)
+        if prior is not None:
+            logits = logits + prior
+        loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(case.tokens.label[index]))
+        steps.zero_grad()
+        loss.backward()
+        norms.append(float(torch.nn.utils.clip_grad_norm_(adapter + head, SETTINGS.clip_norm)))
+        steps.step()
+        losses.append(float(loss.detach()))
+    delta = {name: parameter.detach() - before[name] for name, parameter in trained.items()}
+    return delta, float(np.mean(losses)), norms
+
+
+def double_start(kit, case, module):
+    part = case.family.slice(kit.random_adapters(case.family), module)
+    return {name: tensor.double() for name, tensor in part.items()}
+
+
+@pytest.mark.parametrize("module", [1, 2])
+@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "llama"])
+def test_training_is_the_plain_peft_loop(kit, kind, module):
+    """Packed and double: same loss and the same change of every tensor after four clipped AdamW steps."""
+    case = kit.setup(kind, RANKS, DEPTHS, SETTINGS, double=True)
+    assert case.engine.layout == "packed"
+    start = double_start(kit, case, module)
+    kept = {name: tensor.clone() for name, tensor in start.items()}
+    prior = torch.tensor([-0.3, -1.5, -2.5])
+    got = case.engine.train(start, case.tokens, BATCHES, RATES, prior)
+    want, loss, norms = plain_training(kit, case, start, module, prior)
+    assert min(norms) > SETTINGS.clip_norm  # clipping acts in every step
+    assert got.loss == pytest.approx(loss, rel=1e-6)
+    assert got.delta.keys() == want.keys()
+    for name in want:
+        assert want[name].abs().max() > 1e-3
+        torch.testing.assert_close(got.delta[name], want[name], rtol=1e-4, atol=1e-7, msg=name)
+    assert all(torch.equal(start[name], kept[name]) for name in start)
+    assert got.tokens == sum(int(case.tokens.lengths[index].sum()) for index in BATCHES)
+
+
+def test_sgd_is_the_plain_peft_loop(kit):
+    config = LearningConfig(optimizer="sgd", weight_decay=SETTINGS.weight_decay, clip_norm=SETTINGS.clip_norm)
+    case = kit.setup("bert", RANKS, DEPTHS, config, double=True)
+    start = double_start(kit, case, 1)
+    got = case.engine.train(start, case.tokens, BATCHES, RATES)
+    want, loss, _ = plain_training(kit, case, start, 1, optimizer="sgd")
+    assert got.loss == pytest.approx(loss, rel=1e-9)
+    for name in want:
+        torch.testing.assert_close(got.delta[name], want[name], rtol=1e-6, atol=1e-10, msg=name)
+
+
+def test_padded_layout_trains_the_same(kit):
+    config = LearningConfig(weight_decay=0.05, clip_norm=0.4, packing="bucketed")
+    case = kit.setup("bert", RANKS, DEPTHS, config, double=True)
+    start = double_start(kit, case, 2)
+    got = case.engine.train(start, case.tokens, BATCHES, RATES)
+    want, _, _ = plain_training(kit, case, start, 2)
+    for name in want:
+        torch.testing.assert_close(got.delta[name], want[name], rtol=1e-4, atol=1e-7, msg=name)
+
+
+def test_every_call_starts_afresh(kit):
+    """No optimiser state, gradient or slice of one device reaches the next."""
+    case = kit.setup("bert", RANKS, DEPTHS)
+    adapters = kit.random_adapters(case.family)
+    first = case.engine.train(case.family.slice(adapters, 1), case.tokens, BATCHES, RATES)
+    case.engine.train(adapters, case.tokens, BATCHES[::-1], RATES)
+    again = case.engine.train(case.family.slice(adapters, 1), case.tokens, BATCHES, RATES)
+    assert first.loss == again.loss
+    assert all(torch.equal(first.delta[name], again.delta[name]) for name in first.delta)
+    assert all(not tensor.requires_grad for tensor in first.delta.values())
+
+
+def test_log_prior_by_hand():
+    """Labels 0, 0, 1 of three classes: smoothed counts 3, 2, 1."""
+    got = log_prior(np.array([0, 0, 1]), 3)
+    np.testing.assert_allclose(got.numpy(), np.log([3 / 6, 2 / 6, 1 / 6]), rtol=1e-6)
+
+
+def test_prior_correction_by_hand(kit):
+    """Loss of a step without movement: −z_y − log p_y + log Σ_c p_c e^{z_c}, averaged."""
+    case = kit.setup("bert", RANKS, DEPTHS)
+    adapters = kit.random_adapters(case.family)
+    prior = log_prior(np.array([0] * 9 + [1]), 3)
+    index = np.arange(6)
+    z = case.engine.logits(adapters, case.tokens, index).astype(float)
+    p, y = np.array([10, 2, 1]) / 13, case.tokens.label[index]
+    want = np.mean([-z[i, y[i]] - math.log(p[y[i]]) + math.log((p * np.exp(z[i])).sum()) for i in range(6)])
+    got = case.engine.train(adapters, case.tokens, [index], Rates(0.0, 0.0), prior)
+    assert got.loss == pytest.approx(want, rel=1e-5)
+    without = case.engine.train(adapters, case.tokens, [index], Rates(0.0, 0.0)).loss
+    assert abs(without - want) > 1e-2
+    assert all((tensor == 0).all() for tensor in got.delta.values())
+
+
+def test_divergence_is_told_in_one_line(kit):
+    case = kit.setup("bert", RANKS, DEPTHS, LearningConfig(rate=7e3))
+    start = case.family.initial(0)
+    start["classifier.bias"][0] = math.nan
+    with pytest.raises(AirtuneError, match=r"^training diverged: .* nan; lower learning\.rate \(now 7000\)$"):
+        case.engine.train(start, case.tokens, BATCHES, RATES)
+
+
+@pytest.mark.parametrize("depth", [1, 3, 4])
+def test_backpropagation_stops_below_the_lowest_adapted_layer(kit, depth):
+    case = kit.setup("bert", ranks=(2,), depths=(depth,))
+    seen = {}
+
+    def look(number):
+        def hook(layer, inputs, output):
+            seen[number] = (output[0] if isinstance(output, tuple) else output).requires_grad
+
+        return hook
+
+    for number, layer in enumerate(case.model.bert.backbone.encoder.layer):
+        layer.register_forward_hook(look(number))
+    case.engine.train(case.family.initial(0), case.tokens, BATCHES[:1], RATES)
+    assert seen == {number: number >= 4 - depth for number in range(4)}
+
+
+def test_shallow_modules_keep_less_for_the_backward_pass(kit):
+    """Bytes that autograd saves grow with depth: layer by layer, nothing below the lowest adapted one."""
+    case = kit.setup("bert", ranks=(2, 2, 2, 2), depths=(1, 2, 3, 4))
+    adapters = kit.random_adapters(case.family)
+    sizes = []
+    for module in (1, 2, 3, 4):
+        saved = {}
+
+        def keep(tensor, saved=saved):
+            saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            case.engine.train(case.family.slice(adapters, module), case.tokens, BATCHES[:1], RATES)
+        sizes.append(sum(saved.values()))
+    steps = np.diff(sizes)
+    assert (steps > 0).all() and sizes[0] < 0.5 * sizes[3]
+    np.testing.assert_allclose(steps, steps.mean(), rtol=0.1)
+
+
+@pytest.mark.parametrize("rounds", [2, 30])
+def test_rates_fall_by_a_cosine(rounds):
+    config = LearningConfig(rate=4e-3, head_rate=1e-3, final_rate=0.1)
+    assert rates_at(config, 0, rounds) == Rates(4e-3, 1e-3)
+    last = rates_at(config, rounds - 1, rounds)
+    assert (last.adapter, last.head) == pytest.approx((4e-4, 1e-4))
+    values = [rates_at(config, t, rounds).adapter for t in range(rounds)]
+    assert (np.diff(values) < 0).all()
+
+
+def test_rates_half_way_and_of_a_single_round():
+    """Half way the cosine is 0: the mean of both ends."""
+    config = LearningConfig(rate=4e-3, head_rate=1e-3, final_rate=0.1)
+    assert rates_at(config, 5, 11).adapter == pytest.approx(0.55 * 4e-3)
+    assert rates_at(config, 0, 1) == Rates(4e-3, 1e-3)
+
+
+@pytest.mark.parametrize("packing", ["packed", "bucketed"])
+def test_evaluation_does_not_depend_on_the_batches(kit, monkeypatch, packing):
+    case = kit.setup("bert", RANKS, DEPTHS, LearningConfig(packing=packing))
+    adapters = kit.random_adapters(case.family)
+    everything = np.arange(len(case.tokens))
+    whole = case.engine.logits(adapters, case.tokens, everything)
+    atol = 2e-5 * np.abs(whole).max()
+    some = np.array([7, 0, 13, 1, 7])
+    np.testing.assert_allclose(case.engine.logits(adapters, case.tokens, some), whole[some], rtol=0, atol=atol)
+    for tokens in (1, 25):
+        monkeypatch.setattr(engine_module, "EVALUATION_TOKENS", tokens)
+        np.testing.assert_allclose(case.engine.logits(adapters, case.tokens, everything), whole, rtol=0, atol=atol)
+
+
+def test_accuracy_counts_the_right_ones(kit):
+    case = kit.setup("bert", RANKS, DEPTHS)
+    adapters = kit.random_adapters(case.family)
+    index = np.arange(12)
+    guess = kit.padded_logits(kit.merged(case.plain, case.family, adapters, 2), case.tokens, index).argmax(1)
+    want = float((guess.numpy() == case.tokens.label[index]).mean())
+    assert case.engine.accuracy(adapters, case.tokens, index) == pytest.approx(want)
+    assert 0 < want < 1

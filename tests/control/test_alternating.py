@@ -13,22 +13,32 @@ from airtune.types import Policy
 SOLVE = AlternatingPolicy()
 
 
-@pytest.mark.parametrize("link", ["outage", "waterfall"])
-def test_gap_to_the_global_optimum(make_problem, reference, link):
-    """A lower bound by dynamic programming over 400 cells of band; a negative gap means finer than the cells."""
+@pytest.mark.parametrize(("link", "largest"), [("outage", 0.035), ("waterfall", 0.2)])
+def test_gap_to_the_global_optimum(make_problem, reference, link, largest):
+    """A lower bound by dynamic programming over 400 cells of band; a negative gap means finer than the cells.
+
+    The largest gaps are a handful of devices in a narrow band: a knapsack, which no price and no single move solves.
+    """
     gaps = []
     for seed in range(24):
         rng = np.random.default_rng(seed)
-        devices, modules = int(rng.integers(2, 6)), int(rng.integers(1, 4))
+        devices, modules = int(rng.integers(2, 7)), int(rng.integers(1, 5))
         v, band = 10.0 ** rng.uniform(0.0, 3.0), 10.0 ** rng.uniform(4.5, 6.5)
         problem = make_problem(devices, modules, seed, link, v, band)
         optimum = reference.grid_optimum(problem, cells=400)
         gaps.append((optimum - SOLVE(problem).objective) / max(abs(optimum), 1e-9))
     assert np.median(gaps) < 1e-3
-    assert max(gaps) < 0.06
-    assert np.mean(np.array(gaps) < 0.01) > 0.8
+    assert max(gaps) < largest
+    assert np.mean(np.array(gaps) < 0.01) > 0.9 - 0.05 * (link == "waterfall")
     # The cells cost something, but not much: a solver far above the reference would be cheating.
     assert min(gaps) > -0.05
+
+
+@pytest.mark.parametrize("seed", [73, 93, 105])
+def test_small_uploads_beside_one_that_holds_the_band(make_problem, reference, seed):
+    """The holder of most of the band sits on the convex part of its curve, where no price supports the optimum."""
+    problem = make_problem(4, 2, seed, v=600.0, band_hz=1e5)
+    assert SOLVE(problem).objective >= reference.grid_optimum(problem, cells=500) * (1 - 0.03)
 
 
 def test_one_device_by_hand(make_problem):

@@ -120,6 +120,23 @@ def test_equal_devices_share_what_fits(make_problem):
     assert found >= max(by_count) * (1 - 1e-3)
 
 
+def test_a_device_that_costs_what_it_earns_leaves_the_band_to_others(make_problem, reference):
+    """Twins, but the energy of one costs 0.7 of its reward: it would take half the band and is worth none of it."""
+    same = make_problem(1, 1, 1)
+    names = ("gain", "pa_efficiency", "circuit_power_w", "spent_j", "budget_j", "weight", "utility", "uplink_s")
+    twins = {name: np.repeat(getattr(same, name), 2, axis=0) for name in (*names, "compute_j", "power_max_w")}
+    spent = float(same.compute_j[0, 0] + (0.2 / 0.35 + 0.1) * same.uplink_s[0, 0])
+    queue = np.array([0.0, 0.7 * same.tradeoff_v * float(same.utility[0, 0]) / spent])
+    rate = dict(payload_bit=np.full((2, 1), 4e6), feasible=np.ones((2, 1), np.bool_))
+    problem = replace(same, **twins, **rate, queue_j=queue)
+    for band_hz in (1e5, 2e5, 4e5, 8e5, 1.6e6):
+        narrow = replace(problem, bandwidth_hz=band_hz)
+        module, power = np.ones(2, np.int64), np.full(2, 0.2)
+        found = device_value(narrow, *sitting_out(narrow, module, power)).sum()
+        best = reference.deal([reference.fixed_curve(narrow, k, 1, 0.2, 1000) for k in range(2)])
+        assert found >= best * (1 - 1e-3), band_hz
+
+
 def test_waterfall_gets_the_least_that_carries_the_rate(make_problem):
     problem = make_problem(8, 2, 3, link="waterfall", queue_j=np.zeros(8))
     module, power = np.full(8, 1), np.full(8, 0.1)

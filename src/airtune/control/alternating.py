@@ -154,8 +154,12 @@ def _make_room(problem: Problem, offers: Offers, best: Point) -> tuple[Ints, Flo
     share = best.bandwidth_hz[0] / problem.bandwidth_hz
     order = np.argsort(-share, kind="stable")[:_ROOM_MAX]
     large = order[share[order] > _LARGE_SHARE]
-    value = device_value(problem, best.module, best.power_w, best.bandwidth_hz)
     stays = np.ones((1 + len(large), len(share)), np.bool_)
     stays[np.arange(1, 1 + len(large)), large] = False
+    worth = device_value(problem, best.module, best.power_w, best.bandwidth_hz)
+    value = np.where(stays, worth, 0.0)
     module, band = np.where(stays, best.module, 0), np.where(stays, best.bandwidth_hz, 0.0)
-    return offers.fill(np.where(stays, value, 0.0), module, band, problem.bandwidth_hz, steps=_FILL_STEPS)
+    filled = [
+        offers.fill(value, module, band, problem.bandwidth_hz, _FILL_STEPS, per_hz=each) for each in (True, False)
+    ]
+    return np.concatenate([modules for modules, _ in filled]), np.concatenate([bands for _, bands in filled])

@@ -58,8 +58,10 @@ class Offers:
         pays = self.value[rows, picked] > price[:, None] * band
         return np.where(pays, self.module[picked], 0), np.where(pays, band, 0.0)
 
-    def fill(self, value: Floats, module: Ints, band: Floats, band_hz: float, steps: int) -> tuple[Ints, Floats]:
-        """Move devices to better offers while the band holds them, most gain per extra hertz first.
+    def fill(
+        self, value: Floats, module: Ints, band: Floats, band_hz: float, steps: int, *, per_hz: bool
+    ) -> tuple[Ints, Floats]:
+        """Move devices to better offers while the band holds them, most gain first.
 
         Args:
             value: what each device is worth now [J²], shape (R, K).
@@ -67,12 +69,13 @@ class Offers:
             band: bandwidth taken now [Hz], shape (R, K).
             band_hz: B [Hz].
             steps: moves at most.
+            per_hz: whether gain counts per extra hertz.
         """
         rows = np.arange(len(module))
         for _ in range(steps):
             left = np.maximum(band_hz - band.sum(axis=-1, keepdims=True), 0.0)
             gain = np.where(self.bandwidth_hz <= (band + left)[..., None], self.value - value[..., None], -np.inf)
-            extra = np.maximum(self.bandwidth_hz - band[..., None], 1e-9 * band_hz)
+            extra = np.maximum(self.bandwidth_hz - band[..., None], 1e-9 * band_hz) if per_hz else 1.0
             best = np.where(gain > 1e-12 * np.abs(value[..., None]), gain / extra, -np.inf).reshape(len(rows), -1)
             device, offer = np.divmod(best.argmax(axis=-1), len(self.module))
             moves = best.max(axis=-1) > 0

@@ -1,0 +1,166 @@
+"""Costs of a module against counted FLOPs, counted parameters and measured memory."""
+
+import copy
+import warnings
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+from airtune.config import LearningConfig, ModulesConfig
+from airtune.learning.engine import Engine, Rates
+from airtune.learning.lora import attach, family_of, install
+from airtune.learning.workload import modules_of, workload
+
+ARCHITECTURES = ("bert", "roberta", "distilbert", "llama")
+RANKS, DEPTHS = (2, 4, 8, 8), (1, 2, 3, 4)
+
+
+def flash_forward(query, key, value, *_, out_shape=None, **__):
+    return sdpa_flop_count(query, key, value)
+
+
+def flash_backward(out_gradient, query, key, value, *_, out_shape=None, **__):
+    return sdpa_backward_flop_count(out_gradient, query, key, value)
+
+
+FLASH = {  # torch counts these kernels on a GPU and forgets them on a CPU; the formulas are torch's own
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: flash_forward,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: flash_backward,
+}
+
+
+def adapted(kit, kind, **changes):
+    """Random model with its family installed, not packed."""
+    model = kit.plain_model(kind, **changes)
+    config = ModulesConfig(ranks=RANKS, depths=DEPTHS, targets=kit.KINDS[kind][2], alpha=8.0)
+    family = family_of(model, model.base_model_prefix, config)
+    return model, family, install(model, family), config
+
+
+@pytest.mark.parametrize("length", [6, 40])
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_flops_are_those_counted(kit, kind, length):
+    """One step on six samples of equal length, counted by torch: forward exactly, both together within 1 %."""
+    model, family, installed, _ = adapted(kit, kind)
+    tokens = 6 * length
+    ids = torch.from_numpy(np.random.default_rng(0).integers(3, 64, (6, length)))
+    totals = []
+    for module in range(1, 5):
+        load = workload(model, family, installed, module, length)
+        part = family.slice(kit.random_adapters(family), module)
+        attach(model, installed, family, {name: x.clone().requires_grad_() for name, x in part.items()})
+        with FlopCounterMode(display=False, custom_mapping=FLASH) as counter:
+            logits = model(input_ids=ids).logits
+            forward = counter.get_total_flops()
+            torch.nn.functional.cross_entropy(logits, torch.zeros(6, dtype=torch.long)).backward()
+        total = counter.get_total_flops()
+        assert load.forward_flop_per_token * tokens == pytest.approx(forward, rel=1e-3)
+        assert load.backward_flop_per_token * tokens == pytest.approx(total - forward, rel=0.02)
+        assert load.flop_per_token * tokens == pytest.approx(total, rel=0.01)
+        totals.append(load.flop_per_token)
+    assert (np.diff(totals) > 0.1 * totals[0]).all()
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_parameters_and_payload_are_what_peft_would_train(kit, kind):
+    model, family, installed, config = adapted(kit, kind)
+    modules = modules_of(model, family, installed, config, 12.0, 192.0)
+    assert len(modules) == 4 and modules.rank.tolist() == list(RANKS) and modules.depth.tolist() == list(DEPTHS)
+    heads = sorted({name.split(".")[0] for name, _ in family.head})
+    for module in range(4):
+        lora = LoraConfig(
+            r=RANKS[module],
+            target_modules=list(config.targets),
+            layers_to_transform=list(range(4 - DEPTHS[module], 4)),
+            layers_pattern=kit.KINDS[kind][3],
+            modules_to_save=heads,
+            task_type="SEQ_CLS",
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            trainable, _ = get_peft_model(copy.deepcopy(kit.plain_model(kind)), lora).get_nb_trainable_parameters()
+        assert modules.parameters[module] == trainable
+        assert modules.payload_bit[module] == 16 * trainable + 4096
+
+
+class LiveBytes(TorchDispatchMode):
+    """Bytes of the tensors alive at once, from the birth and the death of every storage made inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes, self.now, self.peak = {}, 0, 0
+
+    def _drop(self, key):
+        self.now -= self.sizes.pop(key)
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        given = {x.untyped_storage()._cdata for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)}
+        out = operation(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if not isinstance(tensor, torch.Tensor):
+                continue
+            storage = tensor.untyped_storage()
+            if storage._cdata in self.sizes or storage._cdata in given:
+                continue
+            self.sizes[storage._cdata] = storage.nbytes()
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._drop, storage._cdata)
+        return out
+
+
+def test_live_bytes_by_hand():
+    """Two tensors of 400 bytes at once, a third after one has died."""
+    with LiveBytes() as live:
+        a = torch.ones(100)
+        b = a + 1.0
+        a.view(10, 10).add_(1.0)
+        del a
+        c = b * 2.0
+    assert (live.peak, live.now) == (800, 800)
+    del b, c
+    assert live.now == 0
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_memory_is_what_a_step_takes(kit, kind):
+    """Frozen weights and the most that two local steps hold at once, packed: within 25 % for every module."""
+    wide = {"dim": 64, "hidden_dim": 256} if kind == "distilbert" else {"hidden_size": 64, "intermediate_size": 256}
+    model, family, installed, config = adapted(kit, kind, **wide)
+    tokens = kit.token_set(40, longest=40)
+    batch = np.arange(16)
+    held = float(tokens.lengths[batch].sum())
+    modules = modules_of(model, family, installed, config, held / len(batch), held)
+    frozen = 4 * sum(parameter.numel() for parameter in model.parameters())
+    engine = Engine(model, family, installed, LearningConfig(packing="packed"), tokens)
+    measured = []
+    for module in range(1, 5):
+        part = family.slice(kit.random_adapters(family), module)
+        with LiveBytes() as live:
+            engine.train(part, tokens, [batch, batch], Rates(1e-3, 1e-3))
+        measured.append(live.peak)
+    ratio = (modules.memory_byte - frozen) / measured
+    assert (np.diff(measured) > 0).all() and measured[0] > frozen  # activations are most of it here
+    assert ((ratio > 0.8) & (ratio < 1.25)).all(), ratio
+
+
+def test_memory_grows_with_the_batch_and_depth_not_with_the_layers_below(kit):
+    model, family, installed, config = adapted(kit, "bert")
+    small = modules_of(model, family, installed, config, 12.0, 100.0).memory_byte
+    large = modules_of(model, family, installed, config, 12.0, 200.0).memory_byte
+    assert (np.diff(small) > 0).all()
+    per_token = (large - small) / 100.0
+    np.testing.assert_allclose(np.diff(per_token), np.diff(per_token).mean(), rtol=0.1)
+
+
+def test_probing_leaves_the_model_as_it_was(kit):
+    model, family, installed, config = adapted(kit, "bert")
+    modules_of(model, family, installed, config, 12.0, 100.0)
+    assert not any(module._forward_pre_hooks for module in model.modules())
+    assert not any(parameter.requires_grad for parameter in model.parameters())

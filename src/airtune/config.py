@@ -16,6 +16,8 @@ Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0, le=1e30)]
+"""A learning rate within float32."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -187,9 +189,9 @@ class LearningConfig:
     """Local fine-tuning and aggregation."""
 
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    rate: Positive = 2e-3
+    rate: Rate = 2e-3
     """Local learning rate of the adapter."""
-    head_rate: Positive = 2e-3
+    head_rate: Rate = 2e-3
     """Local learning rate of the task head."""
     weight_decay: NonNegative = 0.0
     local_steps: Count = 4

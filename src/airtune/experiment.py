@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from airtune.build import Experiment, build, learner_of, use_threads
+from airtune.build import Experiment, Learner, build, learner_of, use_threads
 from airtune.config import RunConfig
 from airtune.display import RunDisplay
 from airtune.learning.aggregate import ServerState
@@ -129,13 +130,22 @@ def _evaluated(experiment: Experiment, state: State) -> float | None:
     config, learner = experiment.config, experiment.learner
     if state.t % config.task.eval_every and state.t < config.rounds:
         return None
-    return learner.engine.accuracy(state.server.average, learner.dev, experiment.subset)
+    return _accuracy(learner, state, experiment.subset)
+
+
+def _accuracy(learner: Learner, state: State, index: NDArray[np.int64]) -> float:
+    """Share of the dev samples `index` that the running average classifies correctly."""
+    scores = learner.engine.logits(state.server.average, learner.dev, index)
+    if not np.isfinite(scores).all():
+        rate = learner.engine.config.rate
+        raise AirtuneError(f"training diverged: the model's scores are not finite; lower learning.rate (now {rate:g})")
+    return float((scores.argmax(axis=1) == learner.dev.label[index]).mean())
 
 
 def _finish(experiment: Experiment, folder: RunFolder, state: State, budget_j: float) -> dict[str, Any]:
     """Evaluate on the whole dev set, export the adapter, write the summary."""
     config, learner = experiment.config, experiment.learner
-    accuracy = learner.engine.accuracy(state.server.average, learner.dev, np.arange(len(learner.dev)))
+    accuracy = _accuracy(learner, state, np.arange(len(learner.dev)))
     family, names = learner.engine.family, learner.data.label_names
     export_peft(folder.adapter_path, state.server.average, family, learner.source, names)
     rows = folder.read_rounds()

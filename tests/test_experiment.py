@@ -1,0 +1,440 @@
+"""What a run writes, and that it survives being killed."""
+
+import json
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tomli_w
+import torch
+from numpy.random import Generator, Philox, SeedSequence
+from safetensors.torch import load_file
+
+from airtune import rows
+from airtune.build import _learner, build
+from airtune.control.evaluation import make_decision
+from airtune.experiment import export, resume, run, run_or_resume
+from airtune.record import RunFolder
+from airtune.settings import dump
+from airtune.types import AirtuneError
+from airtune.worlds.analytic import radio_of
+
+
+def read_rows(path, name):
+    return [json.loads(line) for line in (path / name).read_text().splitlines()]
+
+
+def tensors(path):
+    return {
+        **load_file(path / "state.safetensors"),
+        **{
+            f"exported {name}": tensor for name, tensor in load_file(path / "adapter/adapter_model.safetensors").items()
+        },
+    }
+
+
+def assert_same_run(left, right):
+    """Every file but wall times; tensors bit by bit. config.toml and environment.json may differ in `out` alone."""
+    for name in ("rounds.jsonl", "devices.jsonl"):
+        assert (left / name).read_bytes() == (right / name).read_bytes(), name
+    mine, theirs = tensors(left), tensors(right)
+    assert mine.keys() == theirs.keys() and len(mine) > 20
+    for name, tensor in mine.items():
+        assert torch.equal(tensor, theirs[name]), name
+    summaries = [json.loads((path / "summary.json").read_text()) for path in (left, right)]
+    for summary in summaries:
+        assert summary.pop("wall_s") > 0
+    assert summaries[0] == summaries[1]
+    configs = [tomllib.loads((path / "config.toml").read_text()) for path in (left, right)]
+    assert [config.pop("out") for config in configs] == [str(left), str(right)]
+    assert configs[0] == configs[1]
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_config, tmp_path_factory):
+    """Runs of two policies on the same seed, eight rounds."""
+    root = tmp_path_factory.mktemp("runs")
+    names = ("alternating", "traditional")
+    configs = {name: tiny_config(root / name, rounds=8, policy={"name": name}) for name in names}
+    return {name: (config, run(config)) for name, config in configs.items()}
+
+
+@pytest.mark.parametrize("name", ["alternating", "traditional"])
+def test_a_run_writes_what_it_promises(finished, name):
+    config, summary = finished[name]
+    path = config.out
+    assert {p.name for p in path.iterdir()} == {
+        ".lock", "adapter", "config.toml", "devices.jsonl", "environment.json", "rounds.jsonl", "run.json",
+        "state.safetensors", "summary.json", "timings.jsonl",
+    }  # fmt: skip
+    assert json.loads((path / "summary.json").read_text()) == summary
+    assert summary.keys() >= rows.Summary.__required_keys__
+    assert {"task": "sst2", "policy": name, "seed": 0, "rounds": 8}.items() <= summary.items()
+    assert summary["model"] == config.model.name and summary["accuracy_samples"] == 80
+    environment = json.loads((path / "environment.json").read_text())
+    assert environment["versions"]["torch"] == torch.__version__ and environment["threads"] == 1
+    assert set(environment["data"]["sha256"]) == {"train.tsv", "dev.tsv"}
+    assert "model.safetensors" in environment["model"]["sha256"]
+    assert "tokenizer.json" in environment["model"]["sha256"]
+    for file, kind, count in (
+        ("rounds.jsonl", rows.RoundRow, 8),
+        ("devices.jsonl", rows.DeviceRow, 48),
+        ("timings.jsonl", rows.TimingRow, 8),
+    ):
+        table = read_rows(path, file)
+        assert len(table) == count and all(row.keys() >= kind.__required_keys__ for row in table)
+    evaluated = [row["t"] for row in read_rows(path, "rounds.jsonl") if row["accuracy"] is not None]
+    assert evaluated == [1, 3, 5, 7]
+
+
+@pytest.mark.parametrize("name", ["alternating", "traditional"])
+def test_rows_add_up(finished, name):
+    config, summary = finished[name]
+    devices, rounds = read_rows(config.out, "devices.jsonl"), read_rows(config.out, "rounds.jsonl")
+    budget = {}
+    for row in devices:  # the queue of the first round that overspends gives Ē away; checked against the summary below
+        if row["t"] == 0 and row["queue_j"] > 0:
+            budget[row["device"]] = row["energy_compute_j"] + row["energy_transmit_j"] - row["queue_j"]
+    queue, spent, bound = [0.0] * 6, [0.0] * 6, config.constants.initial_gap
+    for line in rounds:
+        mine = [row for row in devices if row["t"] == line["t"]]
+        assert [row["device"] for row in mine] == list(range(6))
+        for row in mine:
+            k, energy = row["device"], row["energy_compute_j"] + row["energy_transmit_j"]
+            spent[k] += energy
+            assert row["spent_j"] == pytest.approx(spent[k], rel=1e-12)
+            if k in budget:
+                queue[k] = max(queue[k] + energy - budget[k], 0.0)
+                assert row["queue_j"] == pytest.approx(queue[k], abs=1e-9)
+            assert (row["module"] > 0) == (energy > 0) == (row["tokens"] > 0)
+            assert row["module"] > 0 or (row["power_w"] == row["bandwidth_hz"] == 0 and not row["delivered"])
+        assert sum(row["bandwidth_hz"] for row in mine) <= config.world.bandwidth_hz * (1 + 1e-9)
+        assert line["scheduled"] == sum(row["module"] > 0 for row in mine)
+        assert line["delivered"] == sum(row["delivered"] for row in mine)
+        assert line["modules"] == [sum(row["module"] == m for row in mine) for m in range(4)]
+        for part in ("energy_compute_j", "energy_transmit_j", "tokens"):
+            assert line[part] == pytest.approx(sum(row[part] for row in mine), rel=1e-12)
+        assert line["spent_j"] == pytest.approx(sum(spent), rel=1e-12)
+        bound = config.constants.contraction * bound + config.constants.step / 2 * line["phi"]
+        assert line["bound"] == pytest.approx(bound, rel=1e-12)
+    assert len(budget) >= (4 if name == "alternating" else 1)
+    for part in ("energy_compute_j", "energy_transmit_j", "tokens"):
+        assert summary[part] == pytest.approx(sum(row[part] for row in devices), rel=1e-12)
+    assert summary["energy_j"] == pytest.approx(sum(spent), rel=1e-12)
+    assert summary["delivery_rate"] == sum(r["delivered"] for r in devices) / sum(r["module"] > 0 for r in devices)
+    assert summary["bound"] == rounds[-1]["bound"] < config.constants.initial_gap
+    assert summary["max_overspend_ratio"] >= max(spent[k] / (8 * budget[k]) for k in budget) - 1e-9
+    assert summary["max_overspend_ratio"] <= 1 + 1e-9
+
+
+def test_phi_from_device_rows(finished):
+    """(10) recomputed from rows, sample counts from the partition itself."""
+    config, _ = finished["alternating"]
+    constants = config.constants
+    experiment = build(config)
+    parameters = [4 * 2 * 64 * r // 4 * depth + 66 for r, depth in ((2, 1), (4, 1), (4, 2))]
+    assert list(experiment.learner.modules.parameters) == parameters
+    samples = [len(part) for part in experiment.system.fleet.parts]
+    assert sum(samples) == 600
+    for line in read_rows(config.out, "rounds.jsonl"):
+        phi = 0.0
+        for row in (row for row in read_rows(config.out, "devices.jsonl") if row["t"] == line["t"]):
+            share, m = samples[row["device"]] / 600, row["module"]
+            if m == 0:
+                phi += share * constants.gamma_sq
+                continue
+            rank, depth = ((2, 1), (4, 1), (4, 2))[m - 1]
+            kept = (rank / 4) ** constants.rank_exponent * (depth / 2) ** constants.depth_exponent
+            noise = constants.noise_sq * parameters[m - 1] / parameters[-1]
+            pi = row["success_probability"]
+            phi += share * (constants.gamma_sq * (1 - pi * kept) + pi * noise)
+        assert line["phi"] == pytest.approx(phi, rel=1e-12)
+
+
+def test_policies_are_paired(finished):
+    """The same channels for all; the same batches, hence token counts, wherever both train."""
+    tables = [read_rows(finished[name][0].out, "devices.jsonl") for name in ("alternating", "traditional")]
+    assert [row["gain"] for row in tables[0]] == [row["gain"] for row in tables[1]]
+    assert [row["kind"] for row in tables[0]] == [row["kind"] for row in tables[1]]
+    both = [(a["tokens"], b["tokens"]) for a, b in zip(*tables, strict=True) if a["module"] and b["module"]]
+    assert len(both) > 10 and all(a == b for a, b in both)
+    assert len({a for a, _ in both}) > 5
+    assert [row["module"] for row in tables[0]] != [row["module"] for row in tables[1]]
+
+
+def test_delivery_is_what_the_fading_says(finished):
+    """An upload arrives iff p h ≥ c of (5), written out here; h is the stream's own exponential draw."""
+    config, _ = finished["traditional"]
+    experiment = build(config)
+    modules, devices, radio = experiment.learner.modules, experiment.system.cell.devices, radio_of(config.world)
+    lost = 0
+    for row in read_rows(config.out, "devices.jsonl"):
+        if not row["module"]:
+            continue
+        m, k = row["module"] - 1, row["device"]
+        noise_w = radio.noise_w_per_hz * radio.bandwidth_hz
+        rate = radio.bandwidth_hz * np.log2(1 + radio.bs_power_w * row["gain"] / noise_w)
+        compute_s = row["tokens"] * modules.flop_per_token[m] / (devices.frequency_hz[k] * devices.flop_per_cycle[k])
+        left_s = radio.deadline_s - modules.payload_bit[m] / rate - compute_s
+        snr = 2 ** (modules.payload_bit[m] / (row["bandwidth_hz"] * left_s)) - 1
+        c = radio.snr_gap * radio.noise_w_per_hz * row["bandwidth_hz"] * snr / row["gain"]
+        assert row["success_probability"] == pytest.approx(np.exp(-c / row["power_w"]), rel=1e-9)
+        drawn_w = row["power_w"] / devices.pa_efficiency[k] + devices.circuit_power_w[k]
+        assert row["energy_transmit_j"] == pytest.approx(drawn_w * left_s, rel=1e-9)
+        h = Generator(Philox(SeedSequence((0, 4, row["t"], 0)))).standard_exponential(6)[k]
+        assert row["delivered"] == (row["power_w"] * h >= c)
+        lost += not row["delivered"]
+    assert lost > 0
+
+
+def test_it_learns(finished):
+    assert max(summary["accuracy"] for _, summary in finished.values()) >= 0.75
+
+
+def test_lost_uploads_change_nothing(tiny_config, tmp_path):
+    """Where nothing arrives the model stays at θ_0 and the energy is spent all the same."""
+    config = tiny_config(tmp_path / "run", rounds=2, policy={"name": "traditional"}, world={"snr_gap_db": 120.0})
+    summary = run(config)
+    assert summary["delivery_rate"] == 0.0 and summary["energy_transmit_j"] > 0
+    start, end = build(config).start, load_file(tmp_path / "run/state.safetensors")
+    assert all(torch.equal(end[f"adapters/{name}"], tensor) for name, tensor in start.adapters.items())
+    assert all(row["loss"] is None for row in read_rows(tmp_path / "run", "rounds.jsonl"))
+
+
+def test_a_policy_object_of_ones_own(tiny_config, tmp_path):
+    """It decides, its run resumes only with it, and what it decides is checked."""
+    seen = []
+
+    def smallest(problem):
+        seen.append(problem.t)
+        module = np.where(problem.feasible[:, 0] & (np.arange(6) < 2), 1, 0)
+        return make_decision(problem, module, problem.power_max_w[:, 0], np.full(6, problem.bandwidth_hz / 2))
+
+    summary = run(tiny_config(tmp_path / "own", rounds=3), smallest)
+    assert seen == [0, 1, 2] and summary["module_histogram"][2:] == [0, 0]
+    (tmp_path / "own/summary.json").unlink()
+    with pytest.raises(AirtuneError, match=r"begun with the policy object function; resume it from Python with resume"):
+        resume(tmp_path / "own")
+    assert resume(tmp_path / "own", smallest)["energy_j"] == summary["energy_j"]
+
+    def greedy(problem):
+        return make_decision(problem, np.ones(6, int), problem.power_max_w[:, 0], np.full(6, problem.bandwidth_hz))
+
+    with pytest.raises(AirtuneError, match="bandwidth_hz adds up to 180000 Hz but the band has 30000 Hz"):
+        run(tiny_config(tmp_path / "greedy"), greedy)
+    run(tiny_config(tmp_path / "named", rounds=1))
+    (tmp_path / "named/summary.json").unlink()
+    with pytest.raises(AirtuneError, match="begun with the policy alternating; resume it without one"):
+        resume(tmp_path / "named", smallest)
+
+
+# Killed and resumed
+
+CHILDREN = """
+import os, random, signal, sys, time
+from pathlib import Path
+import airtune.experiment as experiment
+from airtune.settings import read_config
+config_file, plan = sys.argv[1], [float(x) for x in sys.argv[2:]]
+config = read_config(config_file)
+def child():
+    pid = os.fork()
+    if pid == 0:
+        os.close(1), os.open(os.devnull, os.O_WRONLY)
+        begun = (config.out / "run.json").exists()
+        experiment.resume(config.out) if begun else experiment.run(config)
+        os._exit(0)
+    return pid
+rounds = config.out / "rounds.jsonl"
+def lines():
+    return rounds.read_bytes().count(b"\\n") if rounds.exists() else 0
+for share in plan:  # kill once that share of a round has passed after another round was written
+    before, pid = lines(), child()
+    while lines() <= before and os.waitpid(pid, os.WNOHANG) == (0, 0):
+        time.sleep(0.0005)
+    time.sleep(share * 0.05)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    print(lines(), (config.out / "summary.json").exists(), flush=True)
+"""
+
+
+def test_killed_three_times_and_resumed_it_is_bit_identical(tiny_config, tmp_path):
+    """Children are forked from one process that has torch loaded, and killed by SIGKILL at random moments."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run(tiny_config(whole, rounds=16))
+    values = dump(tiny_config(killed, rounds=16))
+    plain = {k: {a: b for a, b in v.items() if b is not None} if isinstance(v, dict) else v for k, v in values.items()}
+    (tmp_path / "killed.toml").write_text(tomli_w.dumps({k: v for k, v in plain.items() if v is not None}))
+    moments = np.random.default_rng().uniform(0, 1, 3)
+    done = subprocess.run(
+        [sys.executable, "-c", CHILDREN, str(tmp_path / "killed.toml"), *map(str, moments)],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    told = [line.split() for line in done.stdout.splitlines()]
+    assert len(told) == 3 and all(ended == "False" for _, ended in told), (told, moments)
+    assert 0 < int(told[0][0]) <= int(told[1][0]) <= int(told[2][0]) < 16, (told, moments)
+    before = (killed / "rounds.jsonl").read_bytes()
+    resume(killed)
+    kept = before[: before.rfind(b"\n", 0, before.rfind(b"\n")) + 1]  # all but the last line, whose checkpoint may lack
+    assert (killed / "rounds.jsonl").read_bytes().startswith(kept)
+    assert_same_run(whole, killed)
+
+
+class Crash(BaseException):
+    """Nothing catches this on purpose, as nothing catches a power cut."""
+
+
+def crash_on(monkeypatch, name, call):
+    """Make the call-th use of a RunFolder method crash instead."""
+    real, count = getattr(RunFolder, name), iter(range(1, 100))
+
+    def crashing(self, *args, **kwargs):
+        if next(count) == call:
+            raise Crash
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(RunFolder, name, crashing)
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_config, tmp_path_factory):
+    path = tmp_path_factory.mktemp("whole") / "run"
+    run(tiny_config(path))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("point", "call"),
+    [("append_round", 1), ("append_round", 3), ("save_checkpoint", 1), ("save_checkpoint", 3), ("write_summary", 1)],
+)
+def test_cut_off_between_any_two_writes(whole, tiny_config, tmp_path, monkeypatch, point, call):
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        crash_on(patch, point, call)
+        run(tiny_config(tmp_path / "run"))
+    assert not (tmp_path / "run/summary.json").exists()
+    resume(tmp_path / "run")
+    assert_same_run(whole, tmp_path / "run")
+
+
+def test_torn_rows_and_a_half_written_checkpoint(whole, tiny_config, tmp_path, monkeypatch):
+    path = tmp_path / "run"
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        crash_on(patch, "append_round", 3)
+        run(tiny_config(path))
+    for name in ("rounds.jsonl", "devices.jsonl", "timings.jsonl"):
+        with (path / name).open("a") as file:
+            file.write('{"t":2,"sched')
+    (path / ".state.safetensors.tmp").write_bytes(b"half")
+    resume(path)
+    assert_same_run(whole, path)
+
+
+def test_a_finished_run_resumes_at_once(whole, monkeypatch):
+    before = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
+    monkeypatch.setattr("airtune.experiment.build", None)
+    summary = resume(whole)
+    assert summary == json.loads((whole / "summary.json").read_text())
+    assert {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()} == before
+
+
+def test_a_shared_learner_leaves_no_trace(whole, tiny_config, tmp_path):
+    """Two runs in one process share one model object; the second is as if it were alone."""
+    run(tiny_config(tmp_path / "first", seed=5))
+    run(tiny_config(tmp_path / "second"))
+    assert_same_run(whole, tmp_path / "second")
+
+
+def begun(tiny_config, path, monkeypatch, **changes):
+    """A run cut off after two rounds."""
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        crash_on(patch, "append_round", 3)
+        run(tiny_config(path, **changes))
+    return path
+
+
+def test_resume_refuses_what_has_changed(tiny_config, tiny_data, tiny_model, tmp_path, monkeypatch):
+    data, model, own = tmp_path / "glue", tmp_path / "bert", tmp_path / "own.py"
+    shutil.copytree(tiny_data, data)
+    shutil.copytree(tiny_model, model)
+    own.write_text((Path(__file__).parents[1] / "examples/best_channel.py").read_text())
+    changes = {"data_dir": data, "model": {"name": str(model)}, "policy": {"name": "file", "file": own}}
+    path = begun(tiny_config, tmp_path / "run", monkeypatch, **changes)
+    for file, what in ((data / "SST-2/dev.tsv", "data"), (model / "config.json", "model"), (own, "policy")):
+        before = file.read_bytes()
+        rows_before = (path / "rounds.jsonl").read_bytes()
+        file.write_bytes(before + (b"a fine film\t1\n" if what == "data" else b"\n"))
+        _learner.cache_clear()
+        with pytest.raises(
+            AirtuneError, match=f"run folder .*run: the {what} has changed since the run began .*restore"
+        ):
+            resume(path)
+        file.write_bytes(before)
+        assert (path / "rounds.jsonl").read_bytes() == rows_before
+    _learner.cache_clear()
+    assert resume(path)["policy"] == "own"
+
+
+def test_resume_refuses_damage_and_other_formats(tiny_config, tmp_path, monkeypatch):
+    path = begun(tiny_config, tmp_path / "run", monkeypatch)
+    for name, content, message in (
+        ("run.json", b'{"format": 99}', "written by format 99; this airtune reads 1"),
+        ("run.json", b"{", r"run\.json is damaged"),
+        ("config.toml", b"rounds = ", r"config\.toml is not TOML"),
+        ("config.toml", b"[policy]\nvv = 3\n", r"config\.toml: policy\.vv: unknown key; did you mean policy\.v"),
+        ("environment.json", b"{", r"environment\.json is damaged"),
+        ("state.safetensors", b"\x00" * 40, r"checkpoint .*state\.safetensors is damaged"),
+        ("rounds.jsonl", b"", r"rounds\.jsonl: rows should reach round 1"),
+    ):
+        before = {file.name: file.read_bytes() for file in path.iterdir() if file.is_file()}
+        (path / name).write_bytes(content)
+        with pytest.raises(AirtuneError, match=message):
+            resume(path)
+        (path / name).write_bytes(before[name])
+        assert {file.name: file.read_bytes() for file in path.iterdir() if file.is_file()} == before
+    cut = (path / "state.safetensors").read_bytes()
+    (path / "state.safetensors").write_bytes(cut[: len(cut) // 2])
+    with pytest.raises(AirtuneError, match="is damaged"):
+        resume(path)
+    (path / "state.safetensors").write_bytes(cut)
+    resume(path)
+
+
+def test_run_or_resume(tiny_config, tmp_path, monkeypatch, capsys):
+    config = tiny_config(tmp_path / "run", rounds=3)
+    begun(tiny_config, tmp_path / "run", monkeypatch, rounds=3)
+    summary = run_or_resume(config, "[1/2] ")
+    assert "[1/2] sst2 · alternating · seed 0" in capsys.readouterr().out
+    monkeypatch.setattr("airtune.experiment.build", None)
+    assert run_or_resume(config) == summary
+    with pytest.raises(AirtuneError, match="holds a run of another configuration; choose another --out"):
+        run_or_resume(tiny_config(tmp_path / "run", rounds=4))
+
+
+def test_export_of_an_unfinished_run(tiny_config, tmp_path, monkeypatch):
+    path = begun(tiny_config, tmp_path / "run", monkeypatch)
+    assert "unfinished run, after round 2" in export(path, tmp_path / "adapter")
+    assert (tmp_path / "adapter/adapter_model.safetensors").exists()
+    (path / "state.safetensors").unlink()
+    with pytest.raises(AirtuneError, match="has no finished round to export"):
+        export(path, tmp_path / "other")
+
+
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_training_that_diverges_is_told(tiny_config, tmp_path, rounds):
+    steps = {"local_steps": 1, "rate": 1e30, "head_rate": 1e30}
+    with pytest.raises(AirtuneError, match=r"training diverged: .*; lower learning\.rate \(now 1e\+30\)"):
+        run(tiny_config(tmp_path / "run", rounds=rounds, learning=steps))
+    assert not (tmp_path / "run/summary.json").exists()
+
+
+def test_an_occupied_folder_is_refused_before_anything_is_loaded(tiny_config, tmp_path, monkeypatch):
+    (tmp_path / "mine.txt").write_text("mine")
+    monkeypatch.setattr("airtune.experiment.build", None)
+    with pytest.raises(AirtuneError, match="is not empty"):
+        run(tiny_config(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]

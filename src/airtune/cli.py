@@ -43,6 +43,8 @@ def run_cli(arguments: Sequence[str]) -> int:
     except AirtuneError as error:
         print(f"airtune: {error}", file=sys.stderr)
         return 2
+    except SystemExit as stop:  # --help
+        return int(stop.code or 0)
     except BrokenPipeError:
         return 141
     except OSError as error:
@@ -99,7 +101,7 @@ def _parse(kind: Any, arguments: list[str], prog: str) -> Any:
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-    raise AirtuneError(f"{prog}: {_one_line(told.getvalue())} (see `{prog} --help`)")
+    raise AirtuneError(f"{prog.removeprefix('airtune ')}: {_one_line(told.getvalue())} (see `{prog} --help`)")
 
 
 def _one_line(box: str) -> str:
@@ -119,7 +121,7 @@ def _name_first(arguments: list[str], command: str) -> str:
     if not arguments or arguments[0].startswith("-"):
         if arguments[:1] in (["--help"], ["-h"]):
             return "demo"
-        raise AirtuneError(f"airtune {command}: name a preset or a TOML file first ({', '.join(presets())})")
+        raise AirtuneError(f"{command}: name a preset or a TOML file first ({', '.join(presets())})")
     return arguments.pop(0)
 
 
@@ -234,7 +236,7 @@ class _Runs:
 def _show(arguments: list[str]) -> None:
     asked = _parse(_Runs, arguments, "airtune show")
     if not asked.runs:
-        raise AirtuneError("airtune show: name at least one run folder")
+        raise AirtuneError("show: name at least one run folder")
     if len(asked.runs) > 1:
         _tell(list(asked.runs), asked.out or asked.runs[0].parent, asked.reference)
     else:

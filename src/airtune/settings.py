@@ -214,6 +214,7 @@ def _told(item: ErrorDetails) -> str:
     message = re.split(", (?:unable to|got a number)", item["msg"].removeprefix("Value error, "))[0]
     message = message.replace("path for <class 'pathlib.Path'>", "path")
     message = message.replace("a dictionary or an instance of", "a table of the keys of")
+    message = re.sub(r"\b\d{10,}\b", lambda number: f"{float(number[0]):g}", message)
     got = "" if isinstance(item["input"], dict) or not key else f", got {item['input']!r}"
     name, unit = key.rsplit(".", 1)[-1], ""
     if item["type"] in ("float_parsing", "int_parsing"):

@@ -14,12 +14,13 @@ from airtune.config import LearningConfig, ModelConfig, ModulesConfig, RunConfig
 from airtune.control.baselines import policy_of
 from airtune.control.problem import Cell, first_memory
 from airtune.fleets.simulated import SimulatedFleet
-from airtune.learning.aggregate import ServerState, renormalised_mean
+from airtune.learning.aggregate import renormalised_mean
 from airtune.learning.assets import ModelSource, load_classifier, resolve_model
 from airtune.learning.data import TaskData, TokenSet, load_task, tokenize
 from airtune.learning.engine import Engine
 from airtune.learning.lora import family_of, install
 from airtune.learning.partition import partition
+from airtune.learning.server import first_server
 from airtune.learning.workload import modules_of
 from airtune.physics.devices import sample_devices
 from airtune.physics.link import link_of
@@ -116,7 +117,7 @@ def build(
     devices = sample_devices(config.fleet, samples, config.seed)
     if config.policy.module is not None and config.policy.module > len(shared.modules):
         raise AirtuneError(f"policy.module: {config.policy.module}, but the family has {len(shared.modules)} modules")
-    fleet = SimulatedFleet(shared.engine, shared.train, parts, config.seed, config.rounds)
+    fleet = SimulatedFleet(shared.engine, shared.train, parts, devices.weight, config.seed, config.rounds)
     cell = Cell(
         devices=devices,
         modules=shared.modules,
@@ -136,11 +137,7 @@ def build(
         learning=config.learning,
     )
     adapters = family.initial(config.seed)
-    server = ServerState(
-        momentum={name: torch.zeros_like(tensor) for name, tensor in adapters.items()},
-        average={name: tensor.clone() for name, tensor in adapters.items()},
-    )
-    start = State(0, adapters, server, first_memory(cell, config.policy.queue_start))
+    start = State(0, adapters, first_server(adapters), first_memory(cell, config.policy.queue_start))
     count = min(config.task.eval_samples, len(shared.dev))
     subset = np.sort(generator(config.seed, Stream.EVALUATION).choice(len(shared.dev), count, replace=False))
     return Experiment(config, shared, system, start, subset)

@@ -58,7 +58,7 @@ class ModulesConfig:
     """Last name of the linear layers that are adapted."""
     alpha: Positive = 32.0
     """LoRA α; every module of the family is scaled by α / r_M."""
-    bits_per_parameter: Annotated[int, Field(ge=1, le=64)] = 16
+    bits_per_parameter: Annotated[int, Field(ge=1, le=64)] = 32
     """q [bit]; what an upload costs on the air."""
     overhead_bit: NonNegative = 4096.0
     """Headers of an upload [bit]."""
@@ -87,6 +87,8 @@ class FleetConfig:
     phone_high: NonNegative = 0.15
     vehicle: NonNegative = 0.10
     edge_box: NonNegative = 0.05
+    weighting: Literal["equal", "samples"] = "equal"
+    """ω_k: every device counts the same, or by its number of samples n_k."""
     budget_scale: Positive = 1.0
     """Multiplies every device class's energy budget."""
 
@@ -116,7 +118,7 @@ class WorldConfig:
     cell_radius_m: Positive = 500.0
     min_distance_m: Positive = 35.0
     """Closest a device may be to the base station [m]."""
-    bandwidth_hz: Annotated[float, Field(ge=1e3, le=1e10)] = 2e6
+    bandwidth_hz: Annotated[float, Field(ge=1e3, le=1e10)] = 1e6
     """Uplink band B [Hz]."""
     deadline_s: Positive = 10.0
     """Round deadline τ [s]."""
@@ -147,13 +149,13 @@ class PolicyConfig:
     bound; file: your own, from `file`."""
     file: Path | None = None
     """A Python file that defines `policy(problem) -> Decision`."""
-    v: Positive = 50.0
+    v: Positive = 1000.0
     """V [J² per unit of utility], the weight of learning against energy."""
     module: Count | None = None
     """Module of the traditional and unlimited policies; None for the largest."""
     account: Literal["horizon", "none"] = "horizon"
     """horizon: no device may spend more than its whole run's budget T·Ē; none: queues alone hold it back."""
-    queue_start: NonNegative = 0.0
+    queue_start: NonNegative = 2.0
     """Z_k(0) in units of Ē_k: a warm start keeps the first rounds from overspending."""
 
     @model_validator(mode="after")
@@ -188,10 +190,11 @@ class ConstantsConfig:
 class LearningConfig:
     """Local fine-tuning and aggregation."""
 
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    rate: Rate = 2e-3
-    """Local learning rate of the adapter."""
-    head_rate: Rate = 2e-3
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """Local optimiser; its state starts afresh in every round."""
+    rate: Rate = 0.1
+    """Local learning rate of the adapter; about 0.002 for adamw."""
+    head_rate: Rate = 0.1
     """Local learning rate of the task head."""
     weight_decay: NonNegative = 0.0
     local_steps: Count = 4
@@ -203,9 +206,15 @@ class LearningConfig:
     """The rates fall to this fraction by the last round (cosine)."""
     prior_correction: bool = True
     """Add the device's log label frequencies to the logits while training (removes the pull of label skew)."""
-    server_rate: Positive = 1.0
-    server_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    average: Annotated[float, Field(ge=0, lt=1)] = 0.8
+    server_optimizer: Literal["adam", "mean"] = "adam"
+    """What the server does with the aggregated change; mean with rate 1 and momentum 0 is FedAvg."""
+    server_rate: Positive = 4e-3
+    """Server step; 1 for plain averaging."""
+    server_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """β₁ of the server."""
+    server_memory: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """β₂ of the server's adam."""
+    average: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """Decay of the running average of the global adapter that is evaluated and exported; 0 for none."""
     packing: Literal["auto", "packed", "bucketed"] = "auto"
     """packed: sequences back to back; bucketed: padded, sorted by length; auto: packed where it is exact."""

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from airtune.build import Experiment, Learner, build, learner_of, use_threads
 from airtune.config import RunConfig
 from airtune.display import RunDisplay
-from airtune.learning.aggregate import ServerState
 from airtune.learning.export import export_peft
 from airtune.learning.lora import Adapters
+from airtune.learning.server import ServerState
 from airtune.record import RunFolder, refuse_occupied
 from airtune.report import summarise
 from airtune.round import Record, State, step
@@ -214,9 +214,10 @@ def _device_rows(experiment: Experiment, state: State, record: Record) -> Iterat
 def _to_checkpoint(state: State) -> tuple[dict[str, Any], dict[str, Any]]:
     tensors: dict[str, Any] = {f"adapters/{name}": tensor for name, tensor in state.adapters.items()}
     tensors |= {f"momentum/{name}": tensor for name, tensor in state.server.momentum.items()}
+    tensors |= {f"square/{name}": tensor for name, tensor in state.server.square.items()}
     tensors |= {f"average/{name}": tensor for name, tensor in state.server.average.items()}
     tensors |= {"queue_j": state.memory.queue_j, "spent_j": state.memory.spent_j}
-    return tensors, {"t": state.t, "bound": state.memory.bound}
+    return tensors, {"t": state.t, "bound": state.memory.bound, "server_steps": state.server.steps}
 
 
 def _from_checkpoint(tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> State:
@@ -224,7 +225,8 @@ def _from_checkpoint(tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> 
         return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
     memory = Memory(tensors["queue_j"].numpy(), tensors["spent_j"].numpy(), float(meta["bound"]))
-    return State(int(meta["t"]), part("adapters/"), ServerState(part("momentum/"), part("average/")), memory)
+    server = ServerState(part("momentum/"), part("square/"), part("average/"), int(meta["server_steps"]))
+    return State(int(meta["t"]), part("adapters/"), server, memory)
 
 
 def export(path: Path, out: Path) -> str:

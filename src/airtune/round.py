@@ -9,8 +9,10 @@ import numpy as np
 from airtune.config import LearningConfig
 from airtune.control.evaluation import validate_decision
 from airtune.control.problem import Cell, divergence, pose, remember
-from airtune.learning.aggregate import Aggregator, ServerState, server_step
+from airtune.learning.aggregate import Aggregator
+from airtune.learning.engine import rates_at
 from airtune.learning.lora import Adapters
+from airtune.learning.server import ServerState, server_step
 from airtune.types import (
     AirtuneError,
     Decision,
@@ -109,7 +111,6 @@ def _learn(system: System, state: State, outcome: Outcome) -> tuple[Adapters, Se
     change = system.aggregate(state.adapters, heard(outcome.updates))
     if not all(bool(tensor.isfinite().all()) for tensor in change.values()):
         raise AirtuneError(f"training diverged: an update is not finite; lower learning.rate (now {config.rate:g})")
-    adapters, server = server_step(
-        state.adapters, state.server, change, config.server_rate, config.server_momentum, config.average
-    )
+    schedule = rates_at(config, state.t, system.cell.rounds).server
+    adapters, server = server_step(state.adapters, state.server, change, config, schedule)
     return adapters, server, float(np.mean(losses))

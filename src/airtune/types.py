@@ -69,14 +69,11 @@ class Devices:
     """Long-term energy budget Ē_k [J per round]."""
     samples: IntK
     """Training samples n_k."""
+    weight: FloatK
+    """Weight ω_k of the device in the global objective; sums to 1."""
 
     def __post_init__(self) -> None:
         freeze(self)
-
-    @property
-    def weight(self) -> FloatK:
-        """Share of the data ω_k = n_k / n; sums to 1."""
-        return self.samples / self.samples.sum()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -24,19 +24,26 @@ class SimulatedFleet:
         engine: trains slices.
         tokens: the training samples of the whole fleet.
         parts: sample indices of each device, K arrays.
+        weight: ω_k, shape K.
         seed: the run's seed.
         rounds: T, for the learning-rate schedule.
     """
 
     def __init__(
-        self, engine: Engine, tokens: TokenSet, parts: Sequence[NDArray[np.int64]], seed: int, rounds: int
+        self,
+        engine: Engine,
+        tokens: TokenSet,
+        parts: Sequence[NDArray[np.int64]],
+        weight: FloatK,
+        seed: int,
+        rounds: int,
     ) -> None:
         self.engine = engine
         self.tokens = tokens
         self.parts = parts
         self.seed = seed
         self.rounds = rounds
-        self._weight = np.array([len(part) for part in parts]) / sum(len(part) for part in parts)
+        self._weight = weight
         self._classes = int(tokens.label.max()) + 1
 
     def batches(self, t: int, device: int) -> list[NDArray[np.int64]]:

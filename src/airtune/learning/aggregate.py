@@ -1,7 +1,6 @@
 """From delivered updates to the next global adapter. Uploads that are lost simply do not appear."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -60,27 +59,3 @@ def _component_shape(name: str, tensor: Tensor) -> tuple[int, ...]:
     if name.endswith(".lora_B"):
         return (1, tensor.shape[1])
     return (1,) * tensor.dim()
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ServerState:
-    """What the server keeps between rounds besides θ itself."""
-
-    momentum: Adapters
-    average: Adapters
-    """Running average of θ, the adapter that is evaluated and exported."""
-
-
-def server_step(
-    adapters: Mapping[str, Tensor],
-    server: ServerState,
-    change: Mapping[str, Tensor],
-    rate: float,
-    momentum: float,
-    decay: float,
-) -> tuple[Adapters, ServerState]:
-    """θ ← θ + rate · v with v = momentum · v + change; average ← decay · average + (1 − decay) · θ."""
-    velocity = {name: momentum * server.momentum[name] + change[name] for name in adapters}
-    moved = {name: adapters[name] + rate * velocity[name] for name in adapters}
-    average = {name: decay * server.average[name] + (1.0 - decay) * moved[name] for name in adapters}
-    return moved, ServerState(velocity, average)

@@ -27,13 +27,15 @@ class Rates:
 
     adapter: float
     head: float
+    server: float
+    """Factor of the server's step."""
 
 
 def rates_at(config: LearningConfig, t: int, rounds: int) -> Rates:
     """Rates of round t: a cosine from the configured rates down to `final_rate` of them in the last round."""
     progress = t / max(rounds - 1, 1)
     factor = config.final_rate + (1.0 - config.final_rate) * 0.5 * (1.0 + math.cos(math.pi * progress))
-    return Rates(config.rate * factor, config.head_rate * factor)
+    return Rates(config.rate * factor, config.head_rate * factor, factor)
 
 
 def log_prior(label: NDArray[np.int64], classes: int) -> Tensor:

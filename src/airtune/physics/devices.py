@@ -92,6 +92,8 @@ def sample_devices(config: FleetConfig, samples: IntK, seed: int) -> Devices:
     names = [name for name, count in counts.items() for _ in range(count)]
     kind = tuple(names[i] for i in generator(seed, Stream.FLEET).permutation(config.devices))
     each = [CLASSES[name] for name in kind]
+    share = samples.astype(np.float64) if config.weighting == "samples" else np.ones(config.devices)
+    weight = share / share.sum()
     return Devices(
         kind=kind,
         frequency_hz=np.array([one.frequency_hz for one in each]),
@@ -103,4 +105,5 @@ def sample_devices(config: FleetConfig, samples: IntK, seed: int) -> Devices:
         circuit_power_w=np.array([one.circuit_power_w for one in each]),
         budget_j=np.array([one.budget_j for one in each]) * config.budget_scale,
         samples=np.array(samples, dtype=np.int64),
+        weight=weight,
     )

@@ -18,6 +18,7 @@ from airtune.types import Decision, Fleet, Observation, Problem
 NOISE_W_PER_HZ = 10.0 ** (-19.6)
 DEVICES, MODULES, ROUNDS = 6, 2, 12
 PARTS = [np.arange(0, 8), np.arange(8, 11), np.arange(11, 18), np.arange(18, 24), np.arange(24, 32), np.arange(32, 40)]
+WEIGHT = np.array([0.3, 0.05, 0.1, 0.15, 0.25, 0.15])
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +50,7 @@ def tokens(kit):
 
 def fleet_of(tokens, seed=0, **config):
     config = LearningConfig(**{"local_steps": 2, "batch_size": 3, **config})
-    return SimulatedFleet(Recorder(config), tokens, PARTS, seed, ROUNDS)
+    return SimulatedFleet(Recorder(config), tokens, PARTS, WEIGHT, seed, ROUNDS)
 
 
 def problem_of(t=0, link=None):
@@ -212,7 +213,7 @@ def test_only_those_who_deliver_are_trained_when_their_update_is_asked_for(token
     assert [one.device for one in updates] == list(np.flatnonzero(outcome.delivered)) != []
     for one, (start, batches, rates, prior) in zip(updates, fleet.engine.calls, strict=True):
         assert one.module == decision.module[one.device] and start == ("slice", one.module)
-        assert one.weight == pytest.approx(len(PARTS[one.device]) / 40)
+        assert one.weight == WEIGHT[one.device]
         assert rates == rates_at(fleet.engine.config, 4, ROUNDS)
         label = tokens.label[PARTS[one.device]]
         torch.testing.assert_close(prior, log_prior(label, 3))
@@ -231,7 +232,7 @@ def test_what_is_trained_is_what_was_announced(kit):
     """A real engine: tokens announced before the round are those that training processes; updates have their shapes."""
     learning = LearningConfig(local_steps=2, batch_size=3)
     case = kit.setup("bert", learning=learning, sample=kit.token_set(40))
-    fleet = SimulatedFleet(case.engine, case.tokens, PARTS, 0, ROUNDS)
+    fleet = SimulatedFleet(case.engine, case.tokens, PARTS, WEIGHT, 0, ROUNDS)
     assert isinstance(fleet, Fleet)
     adapters = kit.random_adapters(case.family)
     trained = []

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airtune.learning.aggregate import Aggregator, ServerState, renormalised_mean, server_step, weighted_sum
+from airtune.learning.aggregate import Aggregator, renormalised_mean, weighted_sum
 from airtune.learning.lora import Family, Matrix
 from airtune.types import Update
 
@@ -118,33 +118,3 @@ def test_updates_stream_through(aggregate):
     got = aggregate(GLOBAL, once)
     assert_same(got, aggregate(GLOBAL, updates_of([(1, 0.2, 1), (3, 0.3, 2), (2, 0.5, 3), (3, 0.1, 4)])))
     assert len(alive) == 4 and most <= 1 and next(once, None) is None
-
-
-def server(value=0.0):
-    filled = {name: torch.full_like(tensor, value) for name, tensor in GLOBAL.items()}
-    return ServerState(filled, {name: tensor.clone() for name, tensor in GLOBAL.items()})
-
-
-def test_plain_server_step_is_addition():
-    change = updates_of([(3, 1.0, 7)])[0].delta
-    moved, state = server_step(GLOBAL, server(), change, 1.0, 0.0, 0.0)
-    for name in GLOBAL:
-        torch.testing.assert_close(moved[name], GLOBAL[name] + change[name])
-        assert torch.equal(state.average[name], moved[name])
-    assert all((tensor == 0.25).all() for tensor in GLOBAL.values())
-
-
-def test_momentum_and_average_in_closed_form():
-    """Constant change c: v_n = c (1−β^n)/(1−β), θ_n = θ_0 + η Σ v_i; the average is exponential over θ_1…θ_n."""
-    rate, beta, decay, steps, c = 0.5, 0.8, 0.6, 6, 0.01
-    change = {name: torch.full_like(tensor, c) for name, tensor in GLOBAL.items()}
-    theta, state = dict(GLOBAL), server()
-    for _ in range(steps):
-        theta, state = server_step(theta, state, change, rate, beta, decay)
-    velocity = [c * (1 - beta**n) / (1 - beta) for n in range(1, steps + 1)]
-    path = 0.25 + rate * np.cumsum(velocity)
-    average = decay**steps * 0.25 + sum((1 - decay) * decay ** (steps - n) * path[n - 1] for n in range(1, steps + 1))
-    for name in GLOBAL:
-        np.testing.assert_allclose(state.momentum[name].numpy(), velocity[-1], rtol=1e-5)
-        np.testing.assert_allclose(theta[name].numpy(), path[-1], rtol=1e-5)
-        np.testing.assert_allclose(state.average[name].numpy(), average, rtol=1e-5)

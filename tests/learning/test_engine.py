@@ -15,8 +15,8 @@ from airtune.learning.engine import Rates, log_prior, rates_at
 from airtune.types import AirtuneError
 
 BATCHES = [np.array(rows) for rows in ([0, 1, 2, 3], [4, 5, 6, 7], [1, 8, 9, 10], [3, 1, 11, 5])]
-RATES = Rates(adapter=5e-3, head=2e-3)
-SETTINGS = LearningConfig(weight_decay=0.05, clip_norm=0.4)
+RATES = Rates(adapter=5e-3, head=2e-3, server=1.0)
+SETTINGS = LearningConfig(optimizer="adamw", weight_decay=0.05, clip_norm=0.4)
 RANKS, DEPTHS = (2, 4), (2, 4)
 
 
@@ -111,7 +111,7 @@ def test_sgd_is_the_plain_peft_loop(kit):
 
 
 def test_padded_layout_trains_the_same(kit):
-    config = LearningConfig(weight_decay=0.05, clip_norm=0.4, packing="bucketed")
+    config = LearningConfig(optimizer="adamw", weight_decay=0.05, clip_norm=0.4, packing="bucketed")
     case = kit.setup("bert", RANKS, DEPTHS, config, double=True)
     start = double_start(kit, case, 2)
     got = case.engine.train(start, case.tokens, BATCHES, RATES)
@@ -147,9 +147,9 @@ def test_prior_correction_by_hand(kit):
     z = case.engine.logits(adapters, case.tokens, index).astype(float)
     p, y = np.array([10, 2, 1]) / 13, case.tokens.label[index]
     want = np.mean([-z[i, y[i]] - math.log(p[y[i]]) + math.log((p * np.exp(z[i])).sum()) for i in range(6)])
-    got = case.engine.train(adapters, case.tokens, [index], Rates(0.0, 0.0), prior)
+    got = case.engine.train(adapters, case.tokens, [index], Rates(0.0, 0.0, 1.0), prior)
     assert got.loss == pytest.approx(want, rel=1e-5)
-    without = case.engine.train(adapters, case.tokens, [index], Rates(0.0, 0.0)).loss
+    without = case.engine.train(adapters, case.tokens, [index], Rates(0.0, 0.0, 1.0)).loss
     assert abs(without - want) > 1e-2
     assert all((tensor == 0).all() for tensor in got.delta.values())
 
@@ -202,9 +202,9 @@ def test_shallow_modules_keep_less_for_the_backward_pass(kit):
 @pytest.mark.parametrize("rounds", [2, 30])
 def test_rates_fall_by_a_cosine(rounds):
     config = LearningConfig(rate=4e-3, head_rate=1e-3, final_rate=0.1)
-    assert rates_at(config, 0, rounds) == Rates(4e-3, 1e-3)
+    assert rates_at(config, 0, rounds) == Rates(4e-3, 1e-3, 1.0)
     last = rates_at(config, rounds - 1, rounds)
-    assert (last.adapter, last.head) == pytest.approx((4e-4, 1e-4))
+    assert (last.adapter, last.head, last.server) == pytest.approx((4e-4, 1e-4, 0.1))
     values = [rates_at(config, t, rounds).adapter for t in range(rounds)]
     assert (np.diff(values) < 0).all()
 
@@ -213,7 +213,7 @@ def test_rates_half_way_and_of_a_single_round():
     """Half way the cosine is 0: the mean of both ends."""
     config = LearningConfig(rate=4e-3, head_rate=1e-3, final_rate=0.1)
     assert rates_at(config, 5, 11).adapter == pytest.approx(0.55 * 4e-3)
-    assert rates_at(config, 0, 1) == Rates(4e-3, 1e-3)
+    assert rates_at(config, 0, 1) == Rates(4e-3, 1e-3, 1.0)
 
 
 @pytest.mark.parametrize("packing", ["packed", "bucketed"])

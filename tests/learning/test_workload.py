@@ -38,7 +38,7 @@ FLASH = {  # torch counts these kernels on a GPU and forgets them on a CPU; the 
 def adapted(kit, kind, **changes):
     """Random model with its family installed, not packed."""
     model = kit.plain_model(kind, **changes)
-    config = ModulesConfig(ranks=RANKS, depths=DEPTHS, targets=kit.KINDS[kind][2], alpha=8.0)
+    config = ModulesConfig(ranks=RANKS, depths=DEPTHS, targets=kit.KINDS[kind][2], alpha=8.0, bits_per_parameter=16)
     family = family_of(model, model.base_model_prefix, config)
     return model, family, install(model, family), config
 
@@ -138,12 +138,12 @@ def test_memory_is_what_a_step_takes(kit, kind):
     held = float(tokens.lengths[batch].sum())
     modules = modules_of(model, family, installed, config, held / len(batch), held)
     frozen = 4 * sum(parameter.numel() for parameter in model.parameters())
-    engine = Engine(model, family, installed, LearningConfig(packing="packed"), tokens)
+    engine = Engine(model, family, installed, LearningConfig(optimizer="adamw", packing="packed"), tokens)
     measured = []
     for module in range(1, 5):
         part = family.slice(kit.random_adapters(family), module)
         with LiveBytes() as live:
-            engine.train(part, tokens, [batch, batch], Rates(1e-3, 1e-3))
+            engine.train(part, tokens, [batch, batch], Rates(1e-3, 1e-3, 1.0))
         measured.append(live.peak)
     ratio = (modules.memory_byte - frozen) / measured
     assert (np.diff(measured) > 0).all() and measured[0] > frozen  # activations are most of it here

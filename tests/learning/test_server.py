@@ -1,0 +1,86 @@
+"""The server's step against closed forms and against torch's own Adam."""
+
+import numpy as np
+import pytest
+import torch
+
+from airtune.config import LearningConfig
+from airtune.learning.server import first_server, server_step
+
+SHAPES = {"net.layer.0.query.lora_A": (4, 3), "net.layer.0.query.lora_B": (2, 4), "score.bias": (2,)}
+
+
+def filled(value):
+    return {name: torch.full(shape, value) for name, shape in SHAPES.items()}
+
+
+def drawn(seed, scale=1.0):
+    draw = torch.Generator().manual_seed(seed)
+    return {name: scale * torch.randn(shape, generator=draw) for name, shape in SHAPES.items()}
+
+
+def mean_config(**changes):
+    return LearningConfig(**{"server_optimizer": "mean", "server_rate": 1.0, "server_momentum": 0.0, **changes})
+
+
+def test_plain_averaging_adds_the_change_and_leaves_its_inputs():
+    theta, change = filled(0.25), drawn(1)
+    moved, server = server_step(theta, first_server(theta), change, mean_config(average=0.0), 0.3)
+    for name in SHAPES:
+        torch.testing.assert_close(moved[name], 0.25 + change[name])
+        assert torch.equal(server.average[name], moved[name])
+        assert (theta[name] == 0.25).all() and (server.square[name] == 0).all()
+    assert server.steps == 1
+
+
+def test_momentum_and_average_in_closed_form():
+    """Constant change c: m_n = c (1−β^n), θ_n = θ_0 + η Σ m_i; the average is exponential over θ_1…θ_n."""
+    rate, beta, decay, steps, c = 0.5, 0.8, 0.6, 6, 0.01
+    config = mean_config(server_rate=rate, server_momentum=beta, average=decay)
+    theta = filled(0.25)
+    server = first_server(theta)
+    for _ in range(steps):
+        theta, server = server_step(theta, server, filled(c), config, 1.0)
+    velocity = [c * (1 - beta**n) for n in range(1, steps + 1)]
+    path = 0.25 + rate * np.cumsum(velocity)
+    average = decay**steps * 0.25 + sum((1 - decay) * decay ** (steps - n) * path[n - 1] for n in range(1, steps + 1))
+    for name in SHAPES:
+        np.testing.assert_allclose(server.momentum[name].numpy(), velocity[-1], rtol=1e-5)
+        np.testing.assert_allclose(theta[name].numpy(), path[-1], rtol=1e-5)
+        np.testing.assert_allclose(server.average[name].numpy(), average, rtol=1e-5)
+    assert server.steps == steps
+
+
+@pytest.mark.parametrize(("first", "second"), [(0.9, 0.99), (0.0, 0.9)])
+def test_adam_is_torch_s_adam_on_minus_the_change(first, second):
+    """Eight rounds of random changes of very different size, with the rate following a schedule."""
+    config = LearningConfig(
+        server_optimizer="adam", server_rate=0.02, server_momentum=first, server_memory=second, average=0.0
+    )
+    theta = drawn(0)
+    server = first_server(theta)
+    reference = {name: torch.nn.Parameter(tensor.clone()) for name, tensor in theta.items()}
+    adam = torch.optim.Adam(reference.values(), lr=1.0, betas=(first, second), eps=1e-8)
+    for t in range(8):
+        schedule = 1.0 - 0.1 * t
+        change = drawn(t + 1, 10.0 ** (t % 3 - 2))
+        theta, server = server_step(theta, server, change, config, schedule)
+        adam.param_groups[0]["lr"] = 0.02 * schedule
+        for name, parameter in reference.items():
+            parameter.grad = -change[name]
+        adam.step()
+    for name in SHAPES:
+        torch.testing.assert_close(theta[name], reference[name].detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_what_nobody_delivered_stays_where_it_is():
+    """A component without any change so far has no momentum and does not move under either optimiser."""
+    change = drawn(3)
+    change["net.layer.0.query.lora_A"][2:] = 0.0
+    for config in (mean_config(), LearningConfig(server_optimizer="adam")):
+        theta = filled(0.25)
+        server = first_server(theta)
+        for _ in range(3):
+            theta, server = server_step(theta, server, change, config, 1.0)
+        assert (theta["net.layer.0.query.lora_A"][2:] == 0.25).all()
+        assert (theta["net.layer.0.query.lora_A"][:2] != 0.25).all()

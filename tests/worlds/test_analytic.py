@@ -27,7 +27,7 @@ def test_radio_by_hand():
     assert radio.noise_w_per_hz == pytest.approx(10 ** ((-166 - 30) / 10), rel=1e-12)
     assert radio.snr_gap == pytest.approx(1.9952623149688795, rel=1e-12)
     assert radio.bs_power_w == pytest.approx(39.810717055349734, rel=1e-12)
-    assert (radio.bandwidth_hz, radio.deadline_s) == (2e6, 10.0)
+    assert (radio.bandwidth_hz, radio.deadline_s) == (1e6, 10.0)
 
 
 def test_same_round_whatever_was_observed_before():

@@ -95,11 +95,21 @@ def tiny_config(tiny_data, tiny_model):
             task=TaskConfig(name="sst2", max_length=24, eval_samples=40, eval_every=2),
             model=ModelConfig(name=str(tiny_model)),
             modules=ModulesConfig(ranks=(2, 4, 4), depths=(1, 1, 2), alpha=8.0, bits_per_parameter=64),
-            fleet=FleetConfig(devices=6, budget_scale=0.2),
+            fleet=FleetConfig(devices=6, weighting="samples", budget_scale=0.2),
             partition=PartitionConfig(alpha=1.0, min_samples=20),
             world=WorldConfig(bandwidth_hz=3e4, deadline_s=2.0),
-            policy=PolicyConfig(v=20.0),
-            learning=LearningConfig(rate=3e-2, head_rate=3e-2, local_steps=3, batch_size=8, average=0.3),
+            policy=PolicyConfig(v=20.0, queue_start=0.5),
+            learning=LearningConfig(
+                optimizer="adamw",
+                rate=3e-2,
+                head_rate=3e-2,
+                local_steps=3,
+                batch_size=8,
+                server_optimizer="mean",
+                server_rate=1.0,
+                server_momentum=0.0,
+                average=0.3,
+            ),
         )
         whole = {
             key: dataclasses.replace(getattr(config, key), **value) if isinstance(value, dict) else value

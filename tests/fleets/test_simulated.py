@@ -111,6 +111,16 @@ def test_batches_depend_on_seed_round_and_device_alone(tokens):
     assert len(draws) == 3
 
 
+def test_devices_draw_independently(tokens):
+    """Devices 0 and 4 hold eight samples each; their places in the draw are not the same."""
+    fleet = fleet_of(tokens)
+    same = [
+        np.array_equal(np.concatenate(fleet.batches(t, 0)), np.concatenate(fleet.batches(t, 4)) - PARTS[4][0])
+        for t in range(5)
+    ]
+    assert not any(same)
+
+
 def test_batches_are_the_device_s_own_samples_without_repeats_while_they_last(tokens):
     """Two steps of three: device 0 holds eight samples, device 1 only three."""
     fleet = fleet_of(tokens)

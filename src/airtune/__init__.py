@@ -5,8 +5,8 @@ any function from a round's `Problem` to a `Decision`; `make_decision` fills in 
 bandwidth.
 
 >>> config = RunConfig(rounds=2, seed=1)
->>> config.world.bandwidth_hz
-2000000.0
+>>> config.rounds, config.task.name
+(2, 'rotten-tomatoes')
 >>> RunConfig(rounds=0)  # doctest: +ELLIPSIS
 Traceback (most recent call last):
 ...

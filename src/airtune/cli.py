@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib.metadata
 import io
 import os
 import re
@@ -75,9 +76,7 @@ def _dispatch(arguments: list[str]) -> None:
         case "--help" | "-h" | "help":
             print(USAGE)
         case "--version":
-            from importlib.metadata import version
-
-            print(f"airtune {version('airtune')}")
+            print(f"airtune {importlib.metadata.version('airtune')}")
         case _:
             raise AirtuneError(f"no command {command!r}; there are run, resume, compare, show, export and presets")
 
@@ -208,16 +207,13 @@ def _compare(arguments: list[str]) -> None:
 def _split(arguments: list[str], names: set[str]) -> tuple[list[str], list[str]]:
     """Options of these names with their values, and the rest."""
     own: list[str] = []
-    rest: list[str] = []
-    index = 0
-    while index < len(arguments):
-        key = arguments[index].split("=")[0].removeprefix("--").replace("-", "_")
-        taken = own if arguments[index].startswith("--") and key in names else rest
-        taken.append(arguments[index])
-        index += 1
-        if taken is own and "=" not in arguments[index - 1] and index < len(arguments):
-            own.append(arguments[index])
-            index += 1
+    rest, left = [], list(arguments)
+    while left:
+        option, equals, _ = left[0].partition("=")
+        mine = option.startswith("--") and option.removeprefix("--").replace("-", "_") in names
+        (own if mine else rest).append(left.pop(0))
+        if mine and not equals and left:
+            own.append(left.pop(0))
     return own, rest
 
 
@@ -272,7 +268,10 @@ def _tell(paths: list[Path], out: Path, reference: str | None) -> None:
 
 
 def _listed(paths: Sequence[Path]) -> str:
-    return ", ".join(os.path.relpath(path) for path in paths)
+    """Files of one folder, each name once."""
+    names = ", ".join(dict.fromkeys(path.stem for path in paths))
+    endings = ", ".join(dict.fromkeys(path.suffix for path in paths))
+    return f"{names} ({endings}) in {os.path.relpath(paths[0].parent)}"
 
 
 @dataclasses.dataclass
@@ -294,5 +293,8 @@ def _export(arguments: list[str]) -> None:
 
 
 def _quiet_libraries() -> None:
+    """Before the libraries load: no noise from them, and a sign of life on a terminal."""
+    if sys.stdout.isatty():
+        print("loading …", end="\r", flush=True)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -11,6 +11,7 @@ from airtune.learning.data import TokenSet
 from airtune.learning.engine import Engine, log_prior, rates_at
 from airtune.physics.cost import upload_energy_j
 from airtune.physics.fading import arrives, rayleigh_power
+from airtune.physics.link import success_probability
 from airtune.rng import Stream, generator
 from airtune.types import BoolK, Decision, FloatK, Observation, Outcome, Problem, Update
 
@@ -44,7 +45,7 @@ class SimulatedFleet:
         self.seed = seed
         self.rounds = rounds
         self._weight = weight
-        self._classes = int(tokens.label.max()) + 1
+        self._classes = int(engine.model.config.num_labels)
 
     def batches(self, t: int, device: int) -> list[NDArray[np.int64]]:
         """Sample indices of each of the E local steps of a device in round t; no repeats while samples last."""
@@ -87,7 +88,8 @@ class SimulatedFleet:
         threshold = problem.link.outage_power_w(payload, uplink_s, decision.bandwidth_hz, problem.gain)
         least = problem.link.power_min_w(payload, uplink_s, decision.bandwidth_hz, problem.gain)
         fading = rayleigh_power(self.seed, problem.t, len(self.parts))
-        return arrives(decision.power_w, threshold, fading) & (decision.power_w >= least)
+        possible = success_probability(threshold, decision.power_w, least) > 0.0
+        return arrives(decision.power_w, threshold, fading) & possible
 
     def _updates(
         self, adapters: Mapping[str, Tensor], decision: Decision, delivered: BoolK, t: int

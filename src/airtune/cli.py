@@ -269,8 +269,9 @@ def _tell(paths: list[Path], out: Path, reference: str | None) -> None:
 
 def _listed(paths: Sequence[Path]) -> str:
     """Files of one folder, each name once."""
-    names = ", ".join(dict.fromkeys(path.stem for path in paths))
-    endings = ", ".join(dict.fromkeys(path.suffix for path in paths))
+    names, endings = (
+        ", ".join(dict.fromkeys(parts)) for parts in zip(*((p.stem, p.suffix) for p in paths), strict=True)
+    )
     return f"{names} ({endings}) in {os.path.relpath(paths[0].parent)}"
 
 

@@ -268,11 +268,8 @@ def _tell(paths: list[Path], out: Path, reference: str | None) -> None:
 
 
 def _listed(paths: Sequence[Path]) -> str:
-    """Files of one folder, each name once."""
-    names, endings = (
-        ", ".join(dict.fromkeys(parts)) for parts in zip(*((p.stem, p.suffix) for p in paths), strict=True)
-    )
-    return f"{names} ({endings}) in {os.path.relpath(paths[0].parent)}"
+    """Files of one folder, without their endings, each name once."""
+    return f"{', '.join(dict.fromkeys(path.stem for path in paths))} in {os.path.relpath(paths[0].parent)}"
 
 
 @dataclasses.dataclass

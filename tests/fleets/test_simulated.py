@@ -35,6 +35,7 @@ class Recorder:
 
     def __init__(self, config):
         self.config = config
+        self.classes = 2
         self.family = SimpleNamespace(slice=lambda adapters, module: ("slice", module))
         self.calls = []
 
@@ -184,11 +185,11 @@ def test_the_same_fades_for_every_policy(tokens):
 
 
 def test_a_rate_that_does_not_fit_delivers_nothing(tokens):
-    """The waterfall link at half the power its rate needs, however good the fading; at twice as much it delivers."""
+    """The waterfall link at half the power its rate needs, however good the fading; at exactly that power, or twice as much, it delivers."""
     fleet = fleet_of(tokens)
     link = WaterfallLink(NOISE_W_PER_HZ, 1e-6, 2.0)
     arrived = {}
-    for factor in (0.5, 2.0):
+    for factor in (0.5, 1.0, 2.0):
         count = 0
         for t in range(20):
             problem = problem_of(t, link)
@@ -201,7 +202,7 @@ def test_a_rate_that_does_not_fit_delivers_nothing(tokens):
             changed = Decision(decision.module, power, decision.bandwidth_hz, decision.success_probability, 0.0)
             count += int(execute(fleet, problem, changed).delivered.sum())
         arrived[factor] = count
-    assert arrived[0.5] == 0 and arrived[2.0] > 90
+    assert arrived[0.5] == 0 and arrived[1.0] > 90 and arrived[2.0] > 90
 
 
 def test_error_free_links_deliver_all_and_cost_no_transmission(tokens):

@@ -45,7 +45,7 @@ class SimulatedFleet:
         self.seed = seed
         self.rounds = rounds
         self._weight = weight
-        self._classes = int(engine.model.config.num_labels)
+        self._classes = engine.classes
 
     def batches(self, t: int, device: int) -> list[NDArray[np.int64]]:
         """Sample indices of each of the E local steps of a device in round t; no repeats while samples last."""

@@ -78,6 +78,7 @@ class Engine:
         self.family = family
         self.installed = installed
         self.config = config
+        self.classes = int(model.config.num_labels)
         attach(model, installed, family, family.initial(0))
         self.batcher: Batcher = batcher_of(model, config.packing, sample)
 

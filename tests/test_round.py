@@ -53,7 +53,7 @@ def make(fleet, policy=everyone, **learning):
         ("phone_mid",) * K, 1e9 * ones, 8 * ones, 1e-28 * ones, 1e9 * ones, 0.2 * ones, 0.4 * ones, 0.1 * ones,
         2 * ones, np.full(K, 10), ones / K,
     )  # fmt: skip
-    modules = Modules(*(np.array([v]) for v in (2, 1, 2, 1e5, 1e6, 1e6)))
+    modules = Modules(*(np.array([v]) for v in (2, 1, 2, 1e5, 1e5, 1e6, 1e6)))
     constants = Constants(ones, np.array([0.0]), 0.1 * np.ones((K, 1)), 0.9, 0.1, 0.7)
     radio = Radio(1e6, 1e-19, 2.0, 5.0, 40.0)
     cell = Cell(devices, modules, radio, OutageLink(1e-19, 2.0), constants, ROUNDS, 10.0, True)

@@ -93,7 +93,9 @@ def _learner(
     family = family_of(model, model.base_model_prefix, modules_config)
     installed = install(model, family)
     length = float(train.lengths.mean())
-    modules = modules_of(model, family, installed, modules_config, length, length * learning.batch_size)
+    modules = modules_of(
+        model, family, installed, modules_config, length, length * learning.batch_size, learning.context == "whole"
+    )
     return Learner(Engine(model, family, installed, learning, train), modules, train, dev, source, data)
 
 

@@ -197,6 +197,8 @@ class LearningConfig:
     head_rate: Rate = 0.1
     """Local learning rate of the task head."""
     weight_decay: NonNegative = 0.0
+    context: Literal["whole", "slice"] = "whole"
+    """What a device computes with: the whole global adapter, of which it trains its slice, or the slice alone."""
     local_steps: Count = 4
     """E, optimiser steps per device and round."""
     batch_size: Count = 16

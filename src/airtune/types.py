@@ -86,6 +86,8 @@ class Modules:
     """d_m, adapter and task head."""
     payload_bit: FloatM
     """Upload size S_m [bit]."""
+    downlink_bit: FloatM
+    """What a device downloads for module m [bit]: S_m, or S_M where it computes with the whole global adapter."""
     flop_per_token: FloatM
     """F_m [FLOP/token], forward and backward."""
     memory_byte: FloatM

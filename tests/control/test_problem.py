@@ -36,6 +36,7 @@ def make_cell(account=True, rounds=5, devices=3, budget_j=2.0, deadline_s=4.0):
         depth=np.array([1, 2]),
         parameters=np.array([1000, 8000]),
         payload_bit=np.array([1e5, 1e6]),
+        downlink_bit=np.array([1e5, 1e6]),
         flop_per_token=np.array([1e7, 2e7]),
         memory_byte=np.array([5e7, 2e8]),
     )

@@ -35,12 +35,16 @@ class Recorder:
 
     def __init__(self, config):
         self.config = config
-        self.classes = 2
-        self.family = SimpleNamespace(slice=lambda adapters, module: ("slice", module))
+        self.classes = 3
+        self.family = SimpleNamespace(
+            slice=lambda adapters, module: ("slice", module), rest=lambda adapters, module: ("rest", module)
+        )
         self.calls = []
+        self.rests = []
 
-    def train(self, start, tokens, batches, rates, prior=None):
+    def train(self, start, tokens, batches, rates, prior=None, rest=None):
         self.calls.append((start, batches, rates, prior))
+        self.rests.append(rest)
         return SimpleNamespace(delta={"x": torch.zeros(1)}, loss=0.5)
 
 
@@ -185,7 +189,7 @@ def test_the_same_fades_for_every_policy(tokens):
 
 
 def test_a_rate_that_does_not_fit_delivers_nothing(tokens):
-    """The waterfall link at half the power its rate needs, however good the fading; at exactly that power, or twice as much, it delivers."""
+    """The waterfall link at half the power its rate needs; at exactly that power, or twice as much, it delivers."""
     fleet = fleet_of(tokens)
     link = WaterfallLink(NOISE_W_PER_HZ, 1e-6, 2.0)
     arrived = {}
@@ -222,6 +226,7 @@ def test_only_those_who_deliver_are_trained_when_their_update_is_asked_for(token
     assert fleet.engine.calls == []  # nothing is trained before the server asks
     updates = list(outcome.updates)
     assert [one.device for one in updates] == list(np.flatnonzero(outcome.delivered)) != []
+    assert fleet.engine.rests == [("rest", one.module) for one in updates]
     for one, (start, batches, rates, prior) in zip(updates, fleet.engine.calls, strict=True):
         assert one.module == decision.module[one.device] and start == ("slice", one.module)
         assert one.weight == WEIGHT[one.device]
@@ -237,6 +242,13 @@ def test_without_prior_correction_there_is_no_prior(tokens):
     problem = problem_of(4)
     assert list(execute(fleet, problem, decision_of(problem, error_free=True)).updates)
     assert all(prior is None for *_, prior in fleet.engine.calls)
+
+
+def test_in_the_context_of_its_slice_a_device_has_nothing_else(tokens):
+    fleet = fleet_of(tokens, context="slice")
+    problem = problem_of(4)
+    assert list(execute(fleet, problem, decision_of(problem, error_free=True)).updates)
+    assert all(rest is None for rest in fleet.engine.rests)
 
 
 def test_what_is_trained_is_what_was_announced(kit):

@@ -110,6 +110,24 @@ def test_sgd_is_the_plain_peft_loop(kit):
         torch.testing.assert_close(got.delta[name], want[name], rtol=1e-6, atol=1e-10, msg=name)
 
 
+def test_a_slice_in_the_context_of_the_whole_takes_its_part_of_the_whole_gradient(kit):
+    """One plain gradient step: training Π_m θ with the rest of θ present moves it by Π_m of the whole step, A4."""
+    config = LearningConfig(optimizer="sgd", clip_norm=1e9)
+    case = kit.setup("bert", RANKS, DEPTHS, config, double=True)
+    adapters = {name: tensor.double() for name, tensor in kit.random_adapters(case.family).items()}
+    whole = case.engine.train(adapters, case.tokens, BATCHES[:1], RATES)
+    start, rest = case.family.slice(adapters, 1), case.family.rest(adapters, 1)
+    part = case.engine.train(start, case.tokens, BATCHES[:1], RATES, rest=rest)
+    assert part.loss == pytest.approx(whole.loss, rel=1e-12)
+    want = case.family.slice(whole.delta, 1)
+    assert part.delta.keys() == want.keys() and len(rest) > 0
+    for name in want:
+        assert want[name].abs().max() > 0
+        torch.testing.assert_close(part.delta[name], want[name], rtol=1e-9, atol=1e-12, msg=name)
+    alone = case.engine.train(start, case.tokens, BATCHES[:1], RATES)
+    assert alone.loss != pytest.approx(whole.loss, rel=1e-6)
+
+
 def test_padded_layout_trains_the_same(kit):
     config = LearningConfig(optimizer="adamw", weight_decay=0.05, clip_norm=0.4, packing="bucketed")
     case = kit.setup("bert", RANKS, DEPTHS, config, double=True)

@@ -43,18 +43,20 @@ def adapted(kit, kind, **changes):
     return model, family, install(model, family), config
 
 
+@pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize("length", [6, 40])
 @pytest.mark.parametrize("kind", ARCHITECTURES)
-def test_flops_are_those_counted(kit, kind, length):
+def test_flops_are_those_counted(kit, kind, length, whole):
     """One step on six samples of equal length, counted by torch: forward exactly, both together within 1 %."""
     model, family, installed, _ = adapted(kit, kind)
     tokens = 6 * length
     ids = torch.from_numpy(np.random.default_rng(0).integers(3, 64, (6, length)))
     totals = []
     for module in range(1, 5):
-        load = workload(model, family, installed, module, length)
-        part = family.slice(kit.random_adapters(family), module)
-        attach(model, installed, family, {name: x.clone().requires_grad_() for name, x in part.items()})
+        load = workload(model, family, installed, module, length, whole)
+        adapters = kit.random_adapters(family)
+        part = {name: x.clone().requires_grad_() for name, x in family.slice(adapters, module).items()}
+        attach(model, installed, family, part, family.rest(adapters, module) if whole else None)
         with FlopCounterMode(display=False, custom_mapping=FLASH) as counter:
             logits = model(input_ids=ids).logits
             forward = counter.get_total_flops()
@@ -65,6 +67,15 @@ def test_flops_are_those_counted(kit, kind, length):
         assert load.flop_per_token * tokens == pytest.approx(total, rel=0.01)
         totals.append(load.flop_per_token)
     assert (np.diff(totals) > 0.1 * totals[0]).all()
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_downlink_is_the_slice_or_the_whole_adapter(kit, kind):
+    model, family, installed, config = adapted(kit, kind)
+    alone = modules_of(model, family, installed, config, 12.0, 192.0)
+    whole = modules_of(model, family, installed, config, 12.0, 192.0, whole=True)
+    assert alone.downlink_bit.tolist() == alone.payload_bit.tolist() == whole.payload_bit.tolist()
+    assert set(whole.downlink_bit) == {alone.payload_bit[-1]}
 
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)

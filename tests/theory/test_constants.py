@@ -14,7 +14,7 @@ def family(ranks, depths, parameters):
     ones = np.ones(len(ranks))
     return Modules(
         rank=np.array(ranks), depth=np.array(depths), parameters=np.array(parameters), payload_bit=ones,
-        flop_per_token=ones, memory_byte=ones,
+        downlink_bit=ones, flop_per_token=ones, memory_byte=ones,
     )  # fmt: skip
 
 

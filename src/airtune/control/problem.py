@@ -43,7 +43,9 @@ def pose(cell: Cell, memory: Memory, observation: Observation) -> Problem:
     compute_j = compute_energy_j(
         observation.tokens, modules.flop_per_token, devices.frequency_hz, devices.flop_per_cycle, devices.capacitance
     )
-    uplink_s = uplink_time_s(radio.deadline_s, downlink_time_s(modules.payload_bit, observation.gain, radio), compute_s)
+    uplink_s = uplink_time_s(
+        radio.deadline_s, downlink_time_s(modules.downlink_bit, observation.gain, radio), compute_s
+    )
     power_max_w = np.broadcast_to(devices.power_max_w[:, None], uplink_s.shape).copy()
     if cell.account:
         left_j = (cell.rounds * devices.budget_j - memory.spent_j)[:, None]

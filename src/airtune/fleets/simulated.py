@@ -100,7 +100,7 @@ class SimulatedFleet:
             module = int(decision.module[device])
             label = self.tokens.label[self.parts[device]]
             prior = log_prior(label, self._classes) if engine.config.prior_correction else None
-            trained = engine.train(
-                engine.family.slice(adapters, module), self.tokens, self.batches(t, device), rates, prior
-            )
+            rest = engine.family.rest(adapters, module) if engine.config.context == "whole" else None
+            start = engine.family.slice(adapters, module)
+            trained = engine.train(start, self.tokens, self.batches(t, device), rates, prior, rest)
             yield Update(device, module, float(self._weight[device]), trained.delta, trained.loss)

@@ -94,6 +94,7 @@ class Engine:
         batches: Sequence[NDArray[np.int64]],
         rates: Rates,
         prior: Tensor | None = None,
+        rest: Mapping[str, Tensor] | None = None,
     ) -> Trained:
         """Run one optimiser step per batch from the slice `start`, with a fresh optimiser state.
 
@@ -103,12 +104,13 @@ class Engine:
             batches: sample indices of each local step.
             rates: this round's learning rates.
             prior: log label frequencies added to the logits, or None.
+            rest: components of θ beyond the slice, present but not trained; None for the slice alone.
 
         Raises:
             AirtuneError: the loss is not finite.
         """
         part = {name: tensor.detach().clone().requires_grad_() for name, tensor in start.items()}
-        attach(self.model, self.installed, self.family, part)
+        attach(self.model, self.installed, self.family, part, rest)
         optimizer = self._optimizer(part, rates)
         losses: list[float] = []
         count = 0

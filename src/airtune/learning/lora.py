@@ -78,6 +78,17 @@ class Family:
             part[f"{matrix.name}.lora_B"] = adapters[f"{matrix.name}.lora_B"][:, :rank]
         return part
 
+    def rest(self, adapters: Mapping[str, Tensor], module: int) -> Adapters:
+        """θ − Π_m θ: views of the adapter tensors beyond module m, without the head; empty for module M."""
+        rank, members = self.ranks[module - 1], {matrix.name for matrix in self.members(module)}
+        part: Adapters = {}
+        for matrix in self.matrices:
+            start = rank if matrix.name in members else 0
+            if start < self.rank:
+                part[f"{matrix.name}.lora_A"] = adapters[f"{matrix.name}.lora_A"][start:]
+                part[f"{matrix.name}.lora_B"] = adapters[f"{matrix.name}.lora_B"][:, start:]
+        return part
+
     def initial(self, seed: int) -> Adapters:
         """θ_0: A uniform (Kaiming), B zero, a small random head; the same for every policy of a seed."""
         draw = generator(seed, Stream.ADAPTER)
@@ -95,7 +106,10 @@ class Family:
 
 
 class NestedLinear(nn.Module):
-    """A frozen linear layer with a low-rank slice on top: y = Wx + b + (α/R) B A x."""
+    """A frozen linear layer with a low-rank slice on top: y = Wx + b + (α/R) B A x.
+
+    Components beyond the slice, if the device has them, take part in the sum but are not trained.
+    """
 
     def __init__(self, base: nn.Linear, scale: float) -> None:
         super().__init__()
@@ -103,14 +117,17 @@ class NestedLinear(nn.Module):
         self.scale = scale
         self.a: Tensor | None = None
         self.b: Tensor | None = None
+        self.rest: tuple[Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [… × in] to [… × out]; without a slice this is the frozen layer alone."""
         y = self.base(x)
         if self.a is None or self.b is None:
             return y
-        low = functional.linear(x.reshape(-1, x.shape[-1]), self.a)
-        return torch.addmm(y.reshape(-1, y.shape[-1]), low, self.b.t(), alpha=self.scale).view(y.shape)
+        flat, rows = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
+        for a, b in ((self.a, self.b), *(() if self.rest is None else (self.rest,))):
+            rows = torch.addmm(rows, functional.linear(flat, a), b.t(), alpha=self.scale)
+        return rows.view(y.shape)
 
 
 def layer_index(name: str) -> int | None:
@@ -175,11 +192,28 @@ def install(model: nn.Module, family: Family) -> dict[str, NestedLinear]:
     return installed
 
 
-def attach(model: nn.Module, installed: Mapping[str, NestedLinear], family: Family, part: Mapping[str, Tensor]) -> None:
-    """Make the model compute with these tensors (a slice, or the whole adapter); matrices without any stay frozen."""
+def attach(
+    model: nn.Module,
+    installed: Mapping[str, NestedLinear],
+    family: Family,
+    part: Mapping[str, Tensor],
+    rest: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Make the model compute with these tensors (a slice, or the whole adapter); matrices without any stay frozen.
+
+    Args:
+        model: classifier with `installed` layers.
+        installed: its adapted layers by name.
+        family: the nested family.
+        part: adapter tensors and head; leaves of the device's training, or the whole global adapter.
+        rest: from `Family.rest`, the components beyond a slice; None for none.
+    """
+    beyond = rest or {}
     for name, nested in installed.items():
-        nested.a = part.get(f"{name}.lora_A")
-        nested.b = part.get(f"{name}.lora_B")
+        key_a, key_b = f"{name}.lora_A", f"{name}.lora_B"
+        alone = key_a not in part
+        nested.a, nested.b = (beyond.get(key_a), beyond.get(key_b)) if alone else (part[key_a], part[key_b])
+        nested.rest = None if alone or key_a not in beyond else (beyond[key_a], beyond[key_b])
     for name, _ in family.head:
         owner, last = name.rsplit(".", 1)
         module = model.get_submodule(owner)

@@ -51,7 +51,9 @@ class Workload:
         return self.forward_flop_per_token + self.backward_flop_per_token
 
 
-def workload(model: Any, family: Family, installed: Mapping[str, NestedLinear], module: int, length: float) -> Workload:
+def workload(
+    model: Any, family: Family, installed: Mapping[str, NestedLinear], module: int, length: float, whole: bool = False
+) -> Workload:
     """FLOPs and saved bytes per token of training module m on sequences of `length` tokens.
 
     Args:
@@ -60,8 +62,9 @@ def workload(model: Any, family: Family, installed: Mapping[str, NestedLinear], 
         installed: its adapted layers.
         module: 1…M.
         length: mean sequence length [tokens], for the attention products and the per-sequence head.
+        whole: the device computes with the whole global adapter, not with its slice alone.
     """
-    linears, saved = _probe(model, family, installed, module)
+    linears, saved = _probe(model, family, installed, module, whole)
     forward = backward = 0.0
     attention_layers: dict[int, bool] = {}
     for linear in linears:
@@ -80,6 +83,10 @@ def workload(model: Any, family: Family, installed: Mapping[str, NestedLinear], 
         forward += pair
         backward += pair + 2.0 * rank * matrix.out_features  # factors' own gradients; gradient of the low-rank input
         backward += 2.0 * rank * matrix.in_features * (matrix.layer > lowest)
+    for name, beyond in family.rest(family.initial(0), module).items() if whole else ():
+        product = 2.0 * beyond.numel()
+        forward += product
+        backward += product * ((layer_index(name) or 0) > lowest)  # gradient of the input, never of the frozen factors
     attention = 4.0 * length * _attention_width(model)
     forward += attention * len(attention_layers)
     backward += FLASH_BACKWARD * attention * sum(attention_layers.values())
@@ -94,6 +101,7 @@ def modules_of(
     config: ModulesConfig,
     length: float,
     batch_tokens: float,
+    whole: bool = False,
 ) -> Modules:
     """The family's table of costs, M rows.
 
@@ -104,19 +112,22 @@ def modules_of(
         config: bits per parameter and overhead of an upload.
         length: mean sequence length [tokens].
         batch_tokens: tokens of one local step, whose activations are in memory at once.
+        whole: devices compute with the whole global adapter, not with their slice alone.
     """
     count = range(1, len(family.ranks) + 1)
-    loads = [workload(model, family, installed, module, length) for module in count]
+    loads = [workload(model, family, installed, module, length, whole) for module in count]
     parameters = np.array([family.parameters(module) for module in count], dtype=np.int64)
     frozen = sum(parameter.numel() for parameter in model.parameters())
     activations = [
         (load.saved_byte_per_token + TRANSIENT_ROWS * FLOAT_BYTE * load.widest) * batch_tokens for load in loads
     ]
+    payload_bit = config.bits_per_parameter * parameters.astype(np.float64) + config.overhead_bit
     return Modules(
         rank=np.array(family.ranks, dtype=np.int64),
         depth=np.array(family.depths, dtype=np.int64),
         parameters=parameters,
-        payload_bit=config.bits_per_parameter * parameters.astype(np.float64) + config.overhead_bit,
+        payload_bit=payload_bit,
+        downlink_bit=np.full_like(payload_bit, payload_bit[-1]) if whole else payload_bit,
         flop_per_token=np.array([load.flop_per_token for load in loads]),
         # frozen weights; the module, its gradient and two moments; activations
         memory_byte=FLOAT_BYTE * (frozen + 4.0 * parameters.astype(np.float64)) + np.array(activations),
@@ -131,11 +142,12 @@ def _attention_width(model: Any) -> int:
 
 
 def _probe(
-    model: Any, family: Family, installed: Mapping[str, NestedLinear], module: int
+    model: Any, family: Family, installed: Mapping[str, NestedLinear], module: int, whole: bool
 ) -> tuple[list[_Linear], float]:
     """Every linear layer that one short sequence runs through, and the bytes saved per token for the backward pass."""
     part = {name: tensor.clone().requires_grad_() for name, tensor in family.slice(family.initial(0), module).items()}
-    attach(model, installed, family, part)
+    rest = family.rest(family.initial(0), module) if whole else None
+    attach(model, installed, family, part, rest)
     linears: list[_Linear] = []
     handles: list[Any] = []
     for name, child in model.named_modules():
@@ -149,7 +161,7 @@ def _probe(
 
             handles.append(child.register_forward_pre_hook(record))
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    weights |= {tensor.untyped_storage().data_ptr() for tensor in part.values()}
+    weights |= {tensor.untyped_storage().data_ptr() for tensor in (*part.values(), *(rest or {}).values())}
     saved: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:

@@ -204,19 +204,20 @@ class LearningConfig:
     batch_size: Count = 16
     clip_norm: Positive = 1.0
     """Gradients are scaled down to this norm."""
-    final_rate: Annotated[float, Field(gt=0, le=1)] = 0.1
+    final_rate: Annotated[float, Field(gt=0, le=1)] = 0.05
     """The rates fall to this fraction by the last round (cosine)."""
     prior_correction: bool = True
     """Add the device's log label frequencies to the logits while training (removes the pull of label skew)."""
-    server_optimizer: Literal["adam", "mean"] = "adam"
-    """What the server does with the aggregated change; mean with rate 1 and momentum 0 is FedAvg."""
+    server_optimizer: Literal["block", "adam", "mean"] = "block"
+    """What the server does with the aggregated change: block is Adam with one step size for each tensor, adam is
+    FedAdam, mean with rate 1 and momentum 0 is FedAvg."""
     server_rate: Positive = 4e-3
     """Server step; 1 for plain averaging."""
     server_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """β₁ of the server."""
     server_memory: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    """β₂ of the server's adam."""
-    average: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """β₂ of the server's adam and block."""
+    average: Annotated[float, Field(ge=0, lt=1)] = 0.7
     """Decay of the running average of the global adapter that is evaluated and exported; 0 for none."""
     packing: Literal["auto", "packed", "bucketed"] = "auto"
     """packed: sequences back to back; bucketed: padded, sorted by length; auto: packed where it is exact."""

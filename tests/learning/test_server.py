@@ -74,13 +74,25 @@ def test_adam_is_torch_s_adam_on_minus_the_change(first, second):
 
 
 def test_what_nobody_delivered_stays_where_it_is():
-    """A component without any change so far has no momentum and does not move under either optimiser."""
+    """A component without any change so far has no momentum and does not move under any optimiser."""
     change = drawn(3)
     change["net.layer.0.query.lora_A"][2:] = 0.0
-    for config in (mean_config(), LearningConfig(server_optimizer="adam")):
+    for config in (mean_config(), *(LearningConfig(server_optimizer=name) for name in ("adam", "block"))):
         theta = filled(0.25)
         server = first_server(theta)
         for _ in range(3):
             theta, server = server_step(theta, server, change, config, 1.0)
         assert (theta["net.layer.0.query.lora_A"][2:] == 0.25).all()
         assert (theta["net.layer.0.query.lora_A"][:2] != 0.25).all()
+
+
+def test_block_takes_one_step_size_for_each_tensor():
+    """After any number of rounds with the same change c, m̂ = c and v̂ = mean(c²): every entry moves by c / rms(c)."""
+    config = LearningConfig(server_optimizer="block", server_rate=0.02, average=0.0)
+    theta, change = drawn(0), drawn(1)
+    start, server = theta, first_server(theta)
+    for _ in range(5):
+        theta, server = server_step(theta, server, change, config, 0.5)
+    for name in SHAPES:
+        rms = change[name].pow(2).mean().sqrt()
+        torch.testing.assert_close(theta[name] - start[name], 5 * 0.01 * change[name] / rms, rtol=1e-4, atol=1e-6)

@@ -48,6 +48,9 @@ def server_step(
     - mean: m ← β₁ m + (1−β₁) Δ, θ ← θ + rate · m, undecayed; rate 1 and β₁ = 0 is plain averaging (FedAvg).
     - adam: m, v ← running means of Δ and Δ², θ ← θ + rate · schedule · m̂ / (√v̂ + ε) (FedAdam, Reddi et al. 2021, with
       Adam's bias correction). The size of the local steps cancels, so few deliveries do not mean small steps.
+    - block: adam with one v for each tensor, the running mean of its mean square (as in Adam-mini, Zhang et al. 2024).
+      Entries without a signal then stay where they are instead of walking at random; with few devices a round that
+      is most of them.
 
     Args:
         adapters: θ_t.
@@ -66,8 +69,10 @@ def server_step(
     match config.server_optimizer:
         case "mean":
             moves = {name: config.server_rate * tensor for name, tensor in momentum.items()}
-        case "adam":
-            square = {name: second * server.square[name] + (1.0 - second) * change[name] ** 2 for name in adapters}
+        case "adam" | "block":
+            whole = config.server_optimizer == "block"
+            power = {name: _square(change[name], whole) for name in adapters}
+            square = {name: second * server.square[name] + (1.0 - second) * power[name] for name in adapters}
             rate = config.server_rate * schedule / (1.0 - first**steps)
             scale = {name: (square[name] / (1.0 - second**steps)).sqrt() + EPSILON for name in adapters}
             moves = {name: rate * momentum[name] / scale[name] for name in adapters}
@@ -75,3 +80,9 @@ def server_step(
     decay = config.average
     average = {name: decay * server.average[name] + (1.0 - decay) * moved[name] for name in adapters}
     return moved, ServerState(momentum, square, average, steps)
+
+
+def _square(tensor: Tensor, whole: bool) -> Tensor:
+    """Squares of the entries, or their mean everywhere."""
+    square = tensor**2
+    return square.mean().expand_as(square) if whole else square

@@ -206,8 +206,11 @@ class LearningConfig:
     """Gradients are scaled down to this norm."""
     final_rate: Annotated[float, Field(gt=0, le=1)] = 0.05
     """The rates fall to this fraction by the last round (cosine)."""
+    balanced_batches: bool = True
+    """Draw every class equally often, as far as a device's samples of it last."""
     prior_correction: bool = True
-    """Add the device's log label frequencies to the logits while training (removes the pull of label skew)."""
+    """Add the log label frequencies of a device's batches to the logits while training (removes the pull of what
+    skew is left)."""
     server_optimizer: Literal["block", "adam", "mean"] = "block"
     """What the server does with the aggregated change: block is Adam with one step size for each tensor, adam is
     FedAdam, mean with rate 1 and momentum 0 is FedAvg."""

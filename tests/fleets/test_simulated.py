@@ -2,15 +2,20 @@
 
 import importlib.util
 import math
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from airtune.config import LearningConfig
-from airtune.fleets.simulated import SimulatedFleet
+from airtune.fleets.simulated import SimulatedFleet, balanced
+from airtune.learning.data import TokenSet
 from airtune.learning.engine import log_prior, rates_at
 from airtune.physics.link import OutageLink, WaterfallLink
 from airtune.types import Decision, Fleet, Observation, Problem
@@ -138,6 +143,35 @@ def test_batches_are_the_device_s_own_samples_without_repeats_while_they_last(to
             assert len(set(drawn)) == 6 or len(part) < 6
 
 
+@settings(max_examples=100, deadline=None)
+@given(hnp.arrays(np.int64, st.integers(1, 40), elements=st.integers(0, 3)), st.data())
+def test_balanced_draws_level_the_classes(label, data):
+    """Greedy levelling by hand: take one of the least taken class that has any left, until there are enough."""
+    count = data.draw(st.integers(1, len(label)))
+    shuffled = np.array(data.draw(st.permutations(range(len(label)))))
+    drawn = balanced(shuffled, label, count)
+    assert len(set(drawn)) == count
+    left, taken = Counter(label.tolist()), Counter()
+    for _ in range(count):
+        kind = min((k for k in left if left[k] > 0), key=lambda k: taken[k])
+        left[kind] -= 1
+        taken[kind] += 1
+    assert sorted(Counter(label[drawn].tolist()).values()) == sorted(v for v in taken.values() if v)
+
+
+def test_batches_are_balanced_unless_that_is_switched_off(kit):
+    """Device 0 holds 30 samples of class 0 and six of class 1: four of each are drawn, or far fewer of class 1."""
+    base = kit.token_set(36)
+    label = np.array([0] * 30 + [1] * 6)
+    tokens = TokenSet(base.ids, base.type_ids, base.offsets, label, None)
+    shares = []
+    for on in (True, False):
+        config = LearningConfig(local_steps=2, batch_size=4, balanced_batches=on)
+        fleet = SimulatedFleet(Recorder(config), tokens, [np.arange(36)], np.ones(1), 0, ROUNDS)
+        shares.append([label[np.concatenate(fleet.batches(t, 0))].sum() for t in range(20)])
+    assert shares[0] == [4] * 20 and np.mean(shares[1]) < 2.5
+
+
 def test_energy_is_charged_whether_or_not_the_upload_arrives(tokens):
     fleet = fleet_of(tokens)
     lost = 0
@@ -231,7 +265,7 @@ def test_only_those_who_deliver_are_trained_when_their_update_is_asked_for(token
         assert one.module == decision.module[one.device] and start == ("slice", one.module)
         assert one.weight == WEIGHT[one.device]
         assert rates == rates_at(fleet.engine.config, 4, ROUNDS)
-        label = tokens.label[PARTS[one.device]]
+        label = tokens.label[np.concatenate(batches)]
         torch.testing.assert_close(prior, log_prior(label, 3))
         for a, b in zip(batches, fleet.batches(4, one.device), strict=True):
             np.testing.assert_array_equal(a, b)

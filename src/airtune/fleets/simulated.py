@@ -53,7 +53,10 @@ class SimulatedFleet:
         count = config.local_steps * config.batch_size
         part = self.parts[device]
         draw = generator(self.seed, Stream.BATCHES, t, device)
-        index = draw.choice(part, size=count, replace=len(part) < count)
+        if config.balanced_batches and len(part) >= count:
+            index = draw.permutation(balanced(draw.permutation(part), self.tokens.label, count))
+        else:
+            index = draw.choice(part, size=count, replace=len(part) < count)
         return np.split(index, config.local_steps)
 
     def token_counts(self, t: int) -> FloatK:
@@ -98,9 +101,23 @@ class SimulatedFleet:
         rates = rates_at(engine.config, t, self.rounds)
         for device in map(int, np.flatnonzero(delivered)):
             module = int(decision.module[device])
-            label = self.tokens.label[self.parts[device]]
+            batches = self.batches(t, device)
+            label = self.tokens.label[np.concatenate(batches)]
             prior = log_prior(label, self._classes) if engine.config.prior_correction else None
             rest = engine.family.rest(adapters, module) if engine.config.context == "whole" else None
             start = engine.family.slice(adapters, module)
-            trained = engine.train(start, self.tokens, self.batches(t, device), rates, prior, rest)
+            trained = engine.train(start, self.tokens, batches, rates, prior, rest)
             yield Update(device, module, float(self._weight[device]), trained.delta, trained.loss)
+
+
+def balanced(shuffled: NDArray[np.int64], label: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """`count` of the shuffled samples, every class as often as every other as far as its samples last.
+
+    >>> balanced(np.arange(6), np.array([0, 0, 0, 0, 0, 1]), 4).tolist()
+    [0, 5, 1, 2]
+    """
+    own = label[shuffled]
+    turn = np.empty(len(shuffled), dtype=np.int64)
+    for kind in np.unique(own):
+        turn[own == kind] = np.arange(int((own == kind).sum()))
+    return shuffled[np.argsort(turn, kind="stable")[:count]]

@@ -211,9 +211,9 @@ class LearningConfig:
     prior_correction: bool = True
     """Add the log label frequencies of a device's batches to the logits while training (removes the pull of what
     skew is left)."""
-    server_optimizer: Literal["block", "adam", "mean"] = "block"
-    """What the server does with the aggregated change: block is Adam with one step size for each tensor, adam is
-    FedAdam, mean with rate 1 and momentum 0 is FedAvg."""
+    server_optimizer: Literal["adam", "block", "mean"] = "adam"
+    """What the server does with the aggregated change: adam is FedAdam, block the same with one step size for each
+    tensor, mean with rate 1 and momentum 0 FedAvg."""
     server_rate: Positive = 4e-3
     """Server step; 1 for plain averaging."""
     server_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9

@@ -205,6 +205,23 @@ def test_lost_uploads_change_nothing(tiny_config, tmp_path):
     assert all(row["loss"] is None for row in read_rows(tmp_path / "run", "rounds.jsonl"))
 
 
+def test_the_unlimited_upper_bound_ignores_radio_and_budget(tiny_config, tmp_path):
+    """Everybody delivers in every round, with links that carry nothing and budgets long spent; nothing is transmitted."""
+    config = tiny_config(
+        tmp_path / "run",
+        policy={"name": "unlimited"},
+        world={"bandwidth_hz": 1e3, "deadline_s": 0.01},
+        fleet={"budget_scale": 1e-6},
+    )
+    summary = run(config)
+    rounds, devices = read_rows(tmp_path / "run", "rounds.jsonl"), read_rows(tmp_path / "run", "devices.jsonl")
+    assert [row["delivered"] for row in rounds] == [6] * 4 and all(row["module"] == 3 for row in devices)
+    assert summary["delivery_rate"] == 1.0 and summary["energy_transmit_j"] == 0.0 < summary["energy_compute_j"]
+    assert summary["max_overspend_ratio"] > 1.0
+    traditional = run(tiny_config(tmp_path / "other", policy={"name": "traditional"}, fleet={"budget_scale": 1e-6}))
+    assert traditional["energy_j"] == 0.0 and traditional["delivery_rate"] is None
+
+
 def test_a_policy_object_of_ones_own(tiny_config, tmp_path):
     """It decides, its run resumes only with it, and what it decides is checked."""
     seen = []

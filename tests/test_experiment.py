@@ -206,7 +206,7 @@ def test_lost_uploads_change_nothing(tiny_config, tmp_path):
 
 
 def test_the_unlimited_upper_bound_ignores_radio_and_budget(tiny_config, tmp_path):
-    """Everybody delivers in every round, with links that carry nothing and budgets long spent; nothing is transmitted."""
+    """Everybody delivers in every round, over links that carry nothing, on budgets long spent; nothing is sent."""
     config = tiny_config(
         tmp_path / "run",
         policy={"name": "unlimited"},

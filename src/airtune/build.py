@@ -120,11 +120,12 @@ def build(
     if config.policy.module is not None and config.policy.module > len(shared.modules):
         raise AirtuneError(f"policy.module: {config.policy.module}, but the family has {len(shared.modules)} modules")
     fleet = SimulatedFleet(shared.engine, shared.train, parts, devices.weight, config.seed, config.rounds)
+    radio = radio_of(config.world)
     cell = Cell(
         devices=devices,
         modules=shared.modules,
-        radio=radio_of(config.world),
-        link=link_of(config.world),
+        radio=radio,
+        link=link_of(config.world, radio),
         constants=prior_constants(config.constants, shared.modules, samples),
         rounds=config.rounds,
         tradeoff_v=config.policy.v,

@@ -8,7 +8,7 @@ from scipy.optimize import brentq
 
 from airtune.config import WorldConfig
 from airtune.physics.link import OutageLink, WaterfallLink, link_of, success_probability
-from airtune.types import AirtuneError, Link
+from airtune.types import AirtuneError, Link, Radio
 
 LINK = OutageLink(noise_w_per_hz=4e-21, snr_gap=2.0)
 FALL = WaterfallLink(noise_w_per_hz=4e-21, m_linear=0.023, snr_gap=2.0)
@@ -90,13 +90,12 @@ def test_bandwidth_helps_the_outage_link_and_hurts_the_waterfall(band, factor):
     assert FALL.outage_power_w(1e6, 1.0, band * factor, 1e-12) > FALL.outage_power_w(1e6, 1.0, band, 1e-12)
 
 
-def test_link_of_turns_decibels_into_linear():
-    link = link_of(WorldConfig())
-    assert isinstance(link, OutageLink) and isinstance(link, Link)
-    assert link.noise_w_per_hz == pytest.approx(10 ** (-16.6) * 1e-3, rel=1e-12)
-    assert link.snr_gap == pytest.approx(10**0.3, rel=1e-12)
-    fall = link_of(WorldConfig(link="waterfall", waterfall_m_linear=0.5))
-    assert isinstance(fall, WaterfallLink) and isinstance(fall, Link) and fall.m_linear == 0.5
+def test_link_of_takes_noise_and_gap_from_the_radio():
+    radio = Radio(bandwidth_hz=1e6, noise_w_per_hz=3e-20, snr_gap=2.5, deadline_s=10.0, bs_power_w=40.0)
+    link = link_of(WorldConfig(), radio)
+    assert isinstance(link, Link) and link == OutageLink(noise_w_per_hz=3e-20, snr_gap=2.5)
+    fall = link_of(WorldConfig(link="waterfall", waterfall_m_linear=0.5), radio)
+    assert isinstance(fall, Link) and fall == WaterfallLink(noise_w_per_hz=3e-20, m_linear=0.5, snr_gap=2.5)
 
 
 def test_bad_links_are_refused():

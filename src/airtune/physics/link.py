@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from scipy.special import lambertw
 
 from airtune.config import WorldConfig
-from airtune.types import AirtuneError, AnyFloat, Link
-from airtune.units import db_to_linear, dbm_to_w
+from airtune.types import AirtuneError, AnyFloat, Link, Radio
 
 EXPONENT_MAX = 700.0
 """Beyond this, e^x leaves float64: the power needed is called infinite."""
@@ -129,18 +128,13 @@ def success_probability(
     return np.where(sends, np.exp(-ratio), 0.0)
 
 
-def link_of(config: WorldConfig) -> Link:
-    """The link a configuration asks for; decibels become linear here.
-
-    N0 = thermal density · noise figure · interference margin.
-    """
-    noise_w_per_hz = dbm_to_w(config.noise_dbm_per_hz + config.noise_figure_db + config.interference_margin_db)
-    snr_gap = db_to_linear(config.snr_gap_db)
+def link_of(config: WorldConfig, radio: Radio) -> Link:
+    """The link a configuration asks for, with the noise density N0 and the SNR gap Γ_g of the cell's radio."""
     match config.link:
         case "outage":
-            return OutageLink(noise_w_per_hz, snr_gap)
+            return OutageLink(radio.noise_w_per_hz, radio.snr_gap)
         case "waterfall":
-            return WaterfallLink(noise_w_per_hz, config.waterfall_m_linear, snr_gap)
+            return WaterfallLink(radio.noise_w_per_hz, config.waterfall_m_linear, radio.snr_gap)
 
 
 def _power_for_rate_w(

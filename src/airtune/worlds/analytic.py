@@ -14,7 +14,7 @@ from airtune.units import db_to_linear, dbm_to_w
 def radio_of(config: WorldConfig) -> Radio:
     """The cell's radio resources in SI and linear units: the border that decibels do not pass.
 
-    N0 contains the receiver's noise figure and the interference margin.
+    N0 = thermal noise density · noise figure of the receiver · interference margin [W/Hz].
     """
     noise_dbm_per_hz = config.noise_dbm_per_hz + config.noise_figure_db + config.interference_margin_db
     return Radio(

@@ -139,26 +139,42 @@ def test_live_bytes_by_hand():
     assert live.now == 0
 
 
+@pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize("kind", ARCHITECTURES)
-def test_memory_is_what_a_step_takes(kit, kind):
+def test_memory_is_what_a_step_takes(kit, kind, whole):
     """Frozen weights and the most that two local steps hold at once, packed: within 25 % for every module."""
     wide = {"dim": 64, "hidden_dim": 256} if kind == "distilbert" else {"hidden_size": 64, "intermediate_size": 256}
     model, family, installed, config = adapted(kit, kind, **wide)
     tokens = kit.token_set(40, longest=40)
     batch = np.arange(16)
     held = float(tokens.lengths[batch].sum())
-    modules = modules_of(model, family, installed, config, held / len(batch), held)
+    modules = modules_of(model, family, installed, config, held / len(batch), held, whole)
     frozen = 4 * sum(parameter.numel() for parameter in model.parameters())
     engine = Engine(model, family, installed, LearningConfig(optimizer="adamw", packing="packed"), tokens)
     measured = []
     for module in range(1, 5):
-        part = family.slice(kit.random_adapters(family), module)
+        adapters = kit.random_adapters(family)
+        part, beyond = family.slice(adapters, module), family.rest(adapters, module) if whole else {}
         with LiveBytes() as live:
-            engine.train(part, tokens, [batch, batch], Rates(1e-3, 1e-3, 1.0))
+            rest = {name: tensor.clone() for name, tensor in beyond.items()}
+            engine.train(part, tokens, [batch, batch], Rates(1e-3, 1e-3, 1.0), rest=rest or None)
         measured.append(live.peak)
     ratio = (modules.memory_byte - frozen) / measured
     assert (np.diff(measured) > 0).all() and measured[0] > frozen  # activations are most of it here
     assert ((ratio > 0.8) & (ratio < 1.25)).all(), ratio
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_the_whole_adapter_takes_four_bytes_for_each_parameter_not_trained(kit, kind):
+    """Nothing else differs: frozen components keep no activations, gradients or moments."""
+    model, family, installed, config = adapted(kit, kind)
+    alone = modules_of(model, family, installed, config, 12.0, 192.0).memory_byte
+    whole = modules_of(model, family, installed, config, 12.0, 192.0, whole=True).memory_byte
+    adapters = kit.random_adapters(family)
+    everything = sum(tensor.numel() for tensor in adapters.values())
+    missing = [everything - sum(tensor.numel() for tensor in family.slice(adapters, m).values()) for m in range(1, 5)]
+    assert missing[-1] == 0 < min(missing[:-1])
+    np.testing.assert_allclose(whole - alone, 4.0 * np.array(missing), rtol=1e-12)
 
 
 def test_memory_grows_with_the_batch_and_depth_not_with_the_layers_below(kit):

@@ -118,6 +118,7 @@ def modules_of(
     loads = [workload(model, family, installed, module, length, whole) for module in count]
     parameters = np.array([family.parameters(module) for module in count], dtype=np.int64)
     frozen = sum(parameter.numel() for parameter in model.parameters())
+    context = [_beyond(family, module) if whole else 0 for module in count]
     activations = [
         (load.saved_byte_per_token + TRANSIENT_ROWS * FLOAT_BYTE * load.widest) * batch_tokens for load in loads
     ]
@@ -129,9 +130,15 @@ def modules_of(
         payload_bit=payload_bit,
         downlink_bit=np.full_like(payload_bit, payload_bit[-1]) if whole else payload_bit,
         flop_per_token=np.array([load.flop_per_token for load in loads]),
-        # frozen weights; the module, its gradient and two moments; activations
-        memory_byte=FLOAT_BYTE * (frozen + 4.0 * parameters.astype(np.float64)) + np.array(activations),
+        # frozen weights; the adapter beyond the module; the module, its gradient and two moments; activations
+        memory_byte=FLOAT_BYTE * (frozen + np.array(context) + 4.0 * parameters.astype(np.float64))
+        + np.array(activations),
     )
+
+
+def _beyond(family: Family, module: int) -> int:
+    """Parameters of the whole global adapter that module m does not train: d_M − d_m."""
+    return family.parameters(len(family.ranks)) - family.parameters(module)
 
 
 def _attention_width(model: Any) -> int:

@@ -35,7 +35,8 @@ def weighted_sum(adapters: Mapping[str, Tensor], updates: Iterable[Update]) -> A
 def renormalised_mean(adapters: Mapping[str, Tensor], updates: Iterable[Update]) -> Adapters:
     """Component-wise mean over the devices that delivered the component, weighted by ω_k (the default).
 
-    A component that nobody delivered keeps its value. Updates are added as they come; none is held.
+    A component that nobody delivered has change 0; a server with momentum may still move it. Updates are added as they
+    come; none is held.
     """
     total = {name: torch.zeros_like(tensor) for name, tensor in adapters.items()}
     mass = {name: torch.zeros(_component_shape(name, tensor)) for name, tensor in adapters.items()}

@@ -1,6 +1,7 @@
 """What a run writes, and that it survives being killed."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -336,6 +337,27 @@ def test_cut_off_between_any_two_writes(whole, tiny_config, tmp_path, monkeypatc
     assert not (tmp_path / "run/summary.json").exists()
     resume(tmp_path / "run")
     assert_same_run(whole, tmp_path / "run")
+
+
+@pytest.mark.parametrize("start", [run, run_or_resume])
+@pytest.mark.parametrize("left", ["config.toml", "environment.json", "run.json"])
+def test_cut_off_while_the_folder_is_made(whole, tiny_config, tmp_path, monkeypatch, left, start):
+    """Power is cut as the file `left` is half written: nothing is tidied up, and the run starts afresh."""
+    path, real = tmp_path / "run", os.replace
+
+    def replace(source, target):
+        if Path(target).name == left:
+            raise Crash
+        real(source, target)
+
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        patch.setattr(os, "replace", replace)
+        patch.setattr(Path, "unlink", lambda *_, **__: None)
+        run(tiny_config(path, **STATEFUL))
+    assert (path / f".{left}.tmp").exists() and not (path / "run.json").exists()
+    start(tiny_config(path, **STATEFUL))
+    assert_same_run(whole, path)
+    assert not list(path.glob(".*.tmp"))
 
 
 def test_torn_rows_and_a_half_written_checkpoint(whole, tiny_config, tmp_path, monkeypatch):

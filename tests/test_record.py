@@ -73,6 +73,41 @@ def test_create_refuses_a_folder_with_content(tmp_path: Path):
         RunFolder.create(tmp_path / "notes.txt", {}, {})
 
 
+def killed_while_made(path: Path, names: tuple[str, ...]) -> Path:
+    """What kill -9 leaves before run.json is there."""
+    path.mkdir(parents=True)
+    for name in (".lock", *names):
+        (path / name).write_bytes(b"half")
+    return path
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        (),
+        (".config.toml.tmp",),
+        ("config.toml",),
+        ("config.toml", ".environment.json.tmp"),
+        ("config.toml", "environment.json", ".run.json.tmp"),
+    ],
+)
+def test_a_folder_that_was_never_finished_counts_as_empty(tmp_path: Path, names: tuple[str, ...]):
+    path = killed_while_made(tmp_path / "run", names)
+    with RunFolder.create(path, {"seed": 3}, {"threads": 2}) as folder:
+        assert folder.read_config() == {"seed": 3}
+        assert folder.read_environment() == {"threads": 2}
+    assert {p.name for p in path.iterdir()} == {".lock", "config.toml", "environment.json", "run.json"}
+
+
+def test_what_is_not_ours_is_not_overwritten(tmp_path: Path):
+    (tmp_path / "config.toml").write_text("mine")  # no lock beside it: no run wrote it
+    killed_while_made(tmp_path / "run", ("config.toml", "notes.txt"))
+    for path in (tmp_path, tmp_path / "run"):
+        with pytest.raises(AirtuneError, match=r"is not empty; choose another$"):
+            RunFolder.create(path, {}, {})
+    assert (tmp_path / "config.toml").read_text() == "mine"
+
+
 def test_open_refuses_what_it_cannot_read(folder: RunFolder, tmp_path: Path):
     with pytest.raises(AirtuneError, match="is not a run folder"):
         RunFolder.open(tmp_path / "nowhere")

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 from collections.abc import Generator
@@ -40,6 +41,23 @@ def told(path: Path, hint: str | None = None) -> Generator[None]:
         todo = "free space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "put that right"
         todo = hint or f"{todo} and `airtune resume {path}`"
         raise AirtuneError(f"run folder {path}: {error.strerror or error}; {todo}") from error
+
+
+def locked(path: Path) -> IO[bytes]:
+    """A run folder's lock, held until the file is closed; the system drops it when its process ends: none is stale.
+
+    Raises AirtuneError if another process holds it.
+    """
+    lock = (path / ".lock").open("ab")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise AirtuneError(f"run folder {path}: another process is writing it; wait for it or choose another") from None
+    except BaseException:
+        lock.close()
+        raise
+    return lock
 
 
 def write_all(file: IO[bytes], data: bytes) -> None:

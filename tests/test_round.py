@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from airtune.config import LearningConfig
+from airtune.control.baselines import UnlimitedPolicy
 from airtune.control.evaluation import make_decision
 from airtune.control.problem import Cell, first_memory
 from airtune.learning.aggregate import weighted_sum
@@ -123,10 +124,29 @@ def test_a_decision_that_breaks_a_constraint_is_not_carried_out():
     assert fleet.asked == []
 
 
+@pytest.mark.parametrize(
+    ("claim", "message"),
+    [
+        ({"success_probability": np.ones(K)}, r"success_probability of device 0 is 1; by \(6\) it is 0\."),
+        ({"error_free": True}, "error_free is only for the unlimited policy"),
+    ],
+)
+def test_a_policy_cannot_claim_what_the_link_does_not_give(claim, message):
+    fleet = ScriptedFleet()
+    system, start = make(fleet, lambda problem: dataclasses.replace(everyone(problem), **claim))
+    with pytest.raises(AirtuneError, match=message):
+        step(system, start)
+    assert fleet.asked == []
+    system, start = make(fleet, UnlimitedPolicy(None))
+    assert step(system, start)[1].decision.error_free
+
+
 @pytest.mark.parametrize("value", [np.inf, np.nan])
 def test_an_update_that_is_not_finite_is_told(value):
     system, start = make(ScriptedFleet(value=value))
-    with pytest.raises(AirtuneError, match=r"training diverged: an update is not finite; lower learning\.rate"):
+    with pytest.raises(
+        AirtuneError, match=r"an update is not finite; lower learning\.rate .*0\.1\) or .*server_rate .* 1\)$"
+    ):
         step(system, start)
 
 

@@ -143,14 +143,23 @@ class WorldConfig:
     availability: Fraction = 1.0
     """Probability that a device is reachable in a round."""
 
+    @model_validator(mode="after")
+    def _ring(self) -> "WorldConfig":
+        if self.min_distance_m >= self.cell_radius_m:
+            raise ValueError(
+                f"min_distance_m must be below cell_radius_m, got {self.min_distance_m} and {self.cell_radius_m}"
+            )
+        return self
+
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class PolicyConfig:
     """The online algorithm or a baseline, and its dials."""
 
-    name: Literal["alternating", "traditional", "unlimited", "file"] = "alternating"
+    name: Literal["alternating", "traditional", "unlimited", "digest", "file"] = "alternating"
     """alternating: Solver A, §5; traditional: fixed module, equal bandwidth, full power; unlimited: error-free upper
-    bound; file: your own, from `file`."""
+    bound; digest: the paper's subproblems taken literally, least power for π = 0.9 and most rate for the band; file:
+    your own, from `file`."""
     file: Path | None = None
     """A Python file that defines `policy(problem) -> Decision`."""
     v: Positive = 1000.0
@@ -211,14 +220,15 @@ class LearningConfig:
     final_rate: Annotated[float, Field(gt=0, le=1)] = 0.05
     """The rates fall to this fraction by the last round (cosine)."""
     balanced_batches: bool = True
-    """Draw every class equally often, as far as a device's samples of it last."""
+    """Draw every class equally often, as far as a device's samples of it last; a device with fewer than
+    local_steps · batch_size samples draws with repeats and unbalanced."""
     prior_correction: bool = True
     """Add the log label frequencies of a device's batches to the logits while training (removes the pull of what
     skew is left)."""
     server_optimizer: Literal["adam", "block", "mean"] = "adam"
     """What the server does with the aggregated change: adam is FedAdam, block the same with one step size for each
     tensor, mean with rate 1 and momentum 0 FedAvg."""
-    server_rate: Positive = 4e-3
+    server_rate: Rate = 4e-3
     """Server step; 1 for plain averaging."""
     server_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """β₁ of the server."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from airtune.config import LearningConfig
+from airtune.control.baselines import UnlimitedPolicy
 from airtune.control.evaluation import validate_decision
 from airtune.control.problem import Cell, divergence, pose, remember
 from airtune.learning.aggregate import Aggregator
@@ -80,7 +81,7 @@ def step(system: System, state: State) -> tuple[State, Record]:
     clock.append(time.perf_counter())
     decision = system.policy(problem)
     clock.append(time.perf_counter())
-    validate_decision(problem, decision)
+    validate_decision(problem, decision, unlimited=isinstance(system.policy, UnlimitedPolicy))
     outcome = system.fleet.execute(state.adapters, decision, problem, observation)
     adapters, server, loss = _learn(system, state, outcome)
     phi = divergence(system.cell, decision)
@@ -110,7 +111,10 @@ def _learn(system: System, state: State, outcome: Outcome) -> tuple[Adapters, Se
     config = system.learning
     change = system.aggregate(state.adapters, heard(outcome.updates))
     if not all(bool(tensor.isfinite().all()) for tensor in change.values()):
-        raise AirtuneError(f"training diverged: an update is not finite; lower learning.rate (now {config.rate:g})")
+        raise AirtuneError(
+            f"training diverged: an update is not finite; lower learning.rate (now {config.rate:g}) or "
+            f"learning.server_rate (now {config.server_rate:g})"
+        )
     schedule = rates_at(config, state.t, system.cell.rounds).server
     adapters, server = server_step(state.adapters, state.server, change, config, schedule)
     return adapters, server, float(np.mean(losses))

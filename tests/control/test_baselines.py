@@ -6,6 +6,7 @@ import pytest
 from airtune.config import PolicyConfig
 from airtune.control.alternating import AlternatingPolicy
 from airtune.control.baselines import TraditionalPolicy, UnlimitedPolicy, load_policy, policy_of
+from airtune.control.digest import DigestPolicy
 from airtune.control.evaluation import energy_j, validate_decision
 from airtune.types import AirtuneError, Policy
 
@@ -64,7 +65,7 @@ def test_phases_stagger_who_would_save_up_together(make_problem):
 def test_unlimited_takes_everyone(make_problem):
     problem = make_problem(5, 3, 0, feasible=np.zeros((5, 3), np.bool_))
     decision = UnlimitedPolicy(None)(problem)
-    validate_decision(problem, decision)
+    validate_decision(problem, decision, unlimited=True)
     assert decision.error_free and decision.module.tolist() == [3] * 5
     assert decision.success_probability.tolist() == [1.0] * 5
     assert decision.objective == pytest.approx(50.0 * problem.utility[:, 2].sum())
@@ -85,6 +86,7 @@ def test_modules_and_phases_that_do_not_exist(make_problem):
 def test_policy_of():
     assert isinstance(policy_of(PolicyConfig(), 5, 0), AlternatingPolicy)
     assert policy_of(PolicyConfig(name="unlimited", module=2), 5, 0) == UnlimitedPolicy(2)
+    assert policy_of(PolicyConfig(name="digest"), 5, 0) == DigestPolicy()
     first, second = (policy_of(PolicyConfig(name="traditional"), 5, seed) for seed in (0, 1))
     assert isinstance(first, TraditionalPolicy) and isinstance(first, Policy) and first.module is None
     assert first.phase.shape == (5,) and ((first.phase >= 0) & (first.phase < 1)).all()
@@ -100,6 +102,7 @@ def test_policy_of():
         ("policy = 3\n", "is a int; it must be callable"),
         ("import does_not_exist_anywhere\n", "fails on import: ModuleNotFoundError"),
         ("def policy(:\n", "fails on import: SyntaxError"),
+        ("\nraise SystemExit('stop')\n", "mine.py, line 2 fails on import: SystemExit: stop"),
     ],
 )
 def test_bad_policy_files(tmp_path, text, message):

@@ -57,7 +57,9 @@ def test_a_good_decision_passes(problem, decision):
         ({"power_w": np.array([-0.1, 0.1, 0.0])}, "power_w of device 0 is -0.1; it must not be negative"),
         ({"bandwidth_hz": np.array([1.0, np.nan, 0.0])}, "bandwidth_hz of device 1 is nan; it must be finite"),
         ({"bandwidth_hz": np.array([1e6, 1.1e6, 0.0])}, "adds up to 2.1e[+]06 Hz but the band has 2e[+]06"),
-        ({"success_probability": np.array([0.5, 1.5, 0.0])}, "success_probability of device 1"),
+        ({"success_probability": np.array([-0.1, 0.5, 0.0])}, "success_probability of device 0 .* not be negative"),
+        ({"success_probability": np.ones(3)}, r"success_probability of device 0 is 1; by \(6\) it is 0\.\d+, as make"),
+        ({"error_free": True}, "error_free is only for the unlimited policy; leave it out"),
     ],
 )
 def test_bad_decisions_are_refused_in_one_clear_line(problem, decision, change, message):
@@ -68,6 +70,24 @@ def test_bad_decisions_are_refused_in_one_clear_line(problem, decision, change, 
 
 def test_the_upper_bound_skips_resources_but_not_shapes(problem, decision):
     free = replace(decision, module=np.full(3, 2), bandwidth_hz=np.full(3, 1e9), error_free=True)
-    validate_decision(problem, free)
+    free = replace(free, success_probability=np.ones(3))
+    validate_decision(problem, free, unlimited=True)
     with pytest.raises(AirtuneError, match="does not exist"):
-        validate_decision(problem, replace(free, module=np.full(3, 5)))
+        validate_decision(problem, replace(free, module=np.full(3, 5)), unlimited=True)
+    with pytest.raises(AirtuneError, match=r"success_probability of device 2 is 0.5; by \(6\) it is 1"):
+        validate_decision(problem, replace(free, success_probability=np.array([1.0, 1.0, 0.5])), unlimited=True)
+
+
+@pytest.mark.parametrize("link", ["outage", "waterfall"])
+def test_the_success_probability_is_that_of_the_link(make_problem, link):
+    """A claim is compared with (6), written out here, on every device; rounding passes, more does not."""
+    problem = make_problem(4, 2, 5, link, band_hz=8e6, feasible=np.ones((4, 2), np.bool_))
+    good = make_decision(problem, np.array([1, 1, 0, 1]), np.full(4, 0.2), np.full(4, 2e6))
+    noise, snr = problem.link.noise_w_per_hz, 2.0 ** (problem.payload_bit[:, 0] / (2e6 * problem.uplink_s[:, 0])) - 1.0
+    c = (2.0 * snr if link == "outage" else 1.0) * noise * 2e6 / problem.gain
+    pi = np.where([True, True, False, True], np.exp(-c / 0.2), 0.0)
+    assert (pi[[0, 1, 3]] > 1e-6).all()
+    validate_decision(problem, replace(good, success_probability=pi))
+    for k in range(4):
+        with pytest.raises(AirtuneError, match=f"success_probability of device {k} "):
+            validate_decision(problem, replace(good, success_probability=pi + 1e-6 * (np.arange(4) == k)))

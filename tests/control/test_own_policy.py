@@ -37,14 +37,24 @@ def test_the_example_is_short():
         ("return 7", "must return an airtune.types.Decision, got int"),
         ("return make_decision(p, z + 1, p.power_max_w[:, 0], z + p.bandwidth_hz)", "round 0: .* adds up to"),
         ("return make_decision(p, z + 1, p.power_max_w[:, 0] * 2, z + 1.0)", "its cap"),
+        ("return Decision(z + 1, p.power_max_w[:, 0], z + 1.0, z + 1.0, 0.0)", "round 0: .* of device 0 is 1; by"),
+        ("return Decision(z + 1, z + 0.0, z + 0.0, z + 1.0, 0.0, error_free=True)", "error_free is only for"),
+        ("return UnlimitedPolicy(None)(p)", "mine.py: round 0: decision: error_free is only for"),
+        ("return 1 // z[0]", "mine.py, line 7: round 0: FloatingPointError: divide"),
+        ("return p.gian", "mine.py, line 7: round 0: AttributeError: .*gian"),
+        ("raise ValueError('one\\n  two')", "mine.py, line 7: round 0: ValueError: one two$"),
+        ("raise KeyError", "mine.py, line 7: round 0: KeyError$"),
+        ("raise SystemExit(3)", "mine.py, line 7: round 0: SystemExit: 3$"),
     ],
 )
 def test_what_a_policy_returns_is_checked(make_problem, tmp_path, body, message):
     path = tmp_path / "mine.py"
     path.write_text(
-        "import numpy as np\nfrom airtune.control.evaluation import make_decision\n"
+        "import numpy as np\nfrom airtune.types import Decision\n"
+        "from airtune.control.baselines import UnlimitedPolicy\nfrom airtune.control.evaluation import make_decision\n"
         f"def policy(p):\n    z = np.zeros(len(p.gain), np.int64)\n    {body}\n"
     )
     policy = policy_of(PolicyConfig(name="file", file=path), 4, seed=0)
-    with pytest.raises(AirtuneError, match=message):
+    with np.errstate(divide="raise"), pytest.raises(AirtuneError, match=message) as caught:
         policy(make_problem(4, 2, 0, feasible=np.ones((4, 2), np.bool_)))
+    assert "\n" not in str(caught.value)

@@ -81,8 +81,8 @@ def test_observation_is_read_only_and_leaves_the_callers_tokens_alone():
 
 
 def test_bad_input_is_refused():
-    with pytest.raises(AirtuneError, match="min_distance_m"):
-        world(config=WorldConfig(cell_radius_m=20.0))
+    with pytest.raises(ValueError, match=r"min_distance_m must be below cell_radius_m, got 35\.0 and 20\.0"):
+        WorldConfig(cell_radius_m=20.0)
     with pytest.raises(AirtuneError, match="round"):
         world().observe(-1)
     with pytest.raises(AirtuneError, match="tokens"):

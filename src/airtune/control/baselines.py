@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 
 from airtune.config import PolicyConfig
 from airtune.control.alternating import AlternatingPolicy
+from airtune.control.digest import DigestPolicy
 from airtune.control.evaluation import RELATIVE_SLACK, energy_j, make_decision, validate_decision
 from airtune.rng import Stream, generator
 from airtune.types import AirtuneError, Decision, FloatK, Policy, Problem
@@ -85,12 +87,17 @@ class FilePolicy:
         """Decide a round.
 
         Raises:
-            AirtuneError: the function returned something else than a Decision, or one that is not allowed.
+            AirtuneError: the function failed, or returned something else than a Decision, or one that is not allowed.
         """
-        decision = self.function(problem)
+        try:
+            decision = self.function(problem)
+        except (Exception, SystemExit) as error:
+            raise AirtuneError(f"{_place(error, self.path)}: round {problem.t}: {_named(error)}") from error
         if not isinstance(decision, Decision):
             kind = type(decision).__name__
-            raise AirtuneError(f"{self.path}: policy(problem) must return an airtune.types.Decision, got {kind}")
+            raise AirtuneError(
+                f"{self.path}: round {problem.t}: policy(problem) must return an airtune.types.Decision, got {kind}"
+            )
         try:
             validate_decision(problem, decision)
         except AirtuneError as error:
@@ -114,10 +121,9 @@ def load_policy(path: Path) -> FilePolicy:
     sys.modules[name] = loaded
     try:
         spec.loader.exec_module(loaded)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
-        reason = " ".join(str(error).split())
-        raise AirtuneError(f"policy.file: {path} fails on import: {type(error).__name__}: {reason}") from error
+        raise AirtuneError(f"policy.file: {_place(error, path)} fails on import: {_named(error)}") from error
     function = getattr(loaded, "policy", None)
     if function is None:
         raise AirtuneError(f"policy.file: {path} defines no `policy`; define policy(problem) -> Decision")
@@ -144,10 +150,23 @@ def policy_of(config: PolicyConfig, devices_count: int, seed: int) -> Policy:
             return TraditionalPolicy(config.module, generator(seed, Stream.BASELINE).random(devices_count))
         case "unlimited":
             return UnlimitedPolicy(config.module)
+        case "digest":
+            return DigestPolicy()
         case "file":
             if config.file is None:
                 raise AirtuneError("policy.file must be given when policy.name is 'file'")
             return load_policy(config.file)
+
+
+def _place(error: BaseException, path: Path) -> str:
+    """The file, and its line where the error arose if it was reached."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return f"{path}, line {lines[-1]}" if lines else str(path)
+
+
+def _named(error: BaseException) -> str:
+    """An error in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
 
 
 def _fixed_module(problem: Problem, module: int | None) -> int:

@@ -12,6 +12,8 @@ from airtune.types import AirtuneError, Decision, Problem
 
 RELATIVE_SLACK = 1e-9
 """Relative excess over a resource that still counts as rounding."""
+PROBABILITY_SLACK = 1e-9
+"""Deviation of a claimed success probability from (6) that still counts as rounding."""
 
 
 def chosen(table: NDArray[np.float64], module: NDArray[np.int64], idle: float = 0.0) -> NDArray[np.float64]:
@@ -86,12 +88,18 @@ def make_decision(
     )
 
 
-def validate_decision(problem: Problem, decision: Decision) -> None:
+def validate_decision(problem: Problem, decision: Decision, *, unlimited: bool = False) -> None:
     """Check a decision against the round's constraints.
+
+    Args:
+        problem: the round.
+        decision: what was decided.
+        unlimited: whether the decision may be error-free, as only that of the unlimited upper bound may.
 
     Raises:
         AirtuneError: wrong shape or type, a value that is not finite or negative, a module out of range or not
-            feasible, power over its cap, or more bandwidth than the band; the line names the first such device.
+            feasible, power over its cap, more bandwidth than the band, a success probability other than (6), or
+            error-free where that is not allowed; the line names the first such device.
     """
     devices, modules = problem.utility.shape
     fields = ("module", "power_w", "bandwidth_hz", "success_probability")
@@ -102,13 +110,19 @@ def validate_decision(problem: Problem, decision: Decision) -> None:
         decision.module,
         f"module {{value}} of device {{k}} does not exist; use 0 (sits out) to {modules}",
     )
-    _refuse(
-        decision.success_probability > 1.0 + RELATIVE_SLACK,
-        decision.success_probability,
-        "success_probability of device {k} is {value}; a probability is at most 1",
-    )
-    if not decision.error_free:
+    if decision.error_free and not unlimited:
+        raise AirtuneError("decision: error_free is only for the unlimited policy; leave it out")
+    if decision.error_free:
+        expected = np.where(decision.module > 0, 1.0, 0.0)
+    else:
         _check_resources(problem, decision)
+        expected = success(problem, decision.module, decision.power_w, decision.bandwidth_hz)
+    _refuse(
+        np.abs(decision.success_probability - expected) > PROBABILITY_SLACK,
+        decision.success_probability,
+        "success_probability of device {k} is {value}; by (6) it is {limit}, as make_decision works it out",
+        expected,
+    )
 
 
 def _check_resources(problem: Problem, decision: Decision) -> None:

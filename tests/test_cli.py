@@ -105,6 +105,49 @@ def test_a_policy_file_of_ones_own(tiny, tmp_path, monkeypatch):
     assert config["policy"]["file"] == str(tmp_path / "best_channel.py")  # resumable from anywhere
 
 
+def test_an_error_in_a_policy_file_is_one_line(tiny, tmp_path, refused):
+    """It is told with its place, and what was decided before it is kept."""
+    own = tmp_path / "own.py"
+    body = BEST_CHANNEL.read_text().replace("    able =", "    if problem.t == 1:\n        problem.gian\n    able =")
+    own.write_text(body)
+    line = body.splitlines().index("        problem.gian") + 1
+    told = rf"airtune: .*own\.py, line {line}: round 1: AttributeError: 'Problem' object has no attribute 'gian'"
+    refused(["run", tiny, "--out", tmp_path / "run", "--policy.name", "file", "--policy.file", own], told)
+    assert len((tmp_path / "run/rounds.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_relative_model_folder_is_kept_absolute(tiny, tiny_model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tiny_model.parent)
+    assert run_cli(["run", tiny, "--rounds", "1", "--model.name", "bert", "--out", str(tmp_path / "run")]) == 0
+    monkeypatch.chdir(tmp_path)
+    assert record.RunFolder.open(tmp_path / "run").read_config()["model"]["name"] == str(tiny_model)
+    (tmp_path / "run/summary.json").unlink()
+    capsys.readouterr()
+    assert run_cli(["resume", str(tmp_path / "run")]) == 0
+    shown = capsys.readouterr().out
+    assert "   bert, seed 0" in shown
+
+
+def test_compare_several_modules_and_the_digest(tiny, tmp_path, capsys):
+    """NAME:N fixes the module; each policy has its own folder, label and row."""
+    out = tmp_path / "cmp"
+    names = "alternating,traditional:1,traditional:3,unlimited:2,digest"
+    command = ["compare", tiny, "--policies", names, "--rounds", "1", "--out", str(out)]
+    assert run_cli(command) == 0
+    assert "traditional-m3" in capsys.readouterr().out
+    labels = ["traditional-m1", "alternating", "traditional-m3", "unlimited-m2", "digest"]
+    written = json.loads((out / "compare.json").read_text())
+    assert written["reference"] == "traditional-m1" and [policy["policy"] for policy in written["policies"]] == labels
+    for label in labels:
+        summary = json.loads((out / f"{label}-s0/summary.json").read_text())
+        used = {m for m, count in enumerate(summary["module_histogram"]) if m and count}
+        assert summary["policy"] == label
+        assert not label[-1].isdigit() or used == {int(label[-1])}, used
+    assert json.loads((out / "digest-s0/summary.json").read_text())["delivery_rate"] > 0
+    assert run_cli([*command, "--reference", "traditional:3"]) == 0
+    assert json.loads((out / "compare.json").read_text())["reference"] == "traditional-m3"
+
+
 def test_compare(tiny, tmp_path, capsys):
     out = tmp_path / "cmp"
     command = ["compare", tiny, "--policies", f"alternating,{BEST_CHANNEL}", "--seeds=2", "--out", str(out)]
@@ -170,7 +213,7 @@ OVERRIDES = st.fixed_dictionaries(
     optional={
         "--rounds": st.integers(1, 99),
         "--policy.v": st.floats(1e-3, 1e9),
-        "--policy.name": st.sampled_from(["alternating", "traditional", "unlimited"]),
+        "--policy.name": st.sampled_from(["alternating", "traditional", "unlimited", "digest"]),
         "--policy.module": st.sampled_from(["None", 1, 4]),
         "--world.bandwidth-hz": st.floats(1e3, 1e10),
         "--world.noise-dbm-per-hz": st.floats(-200, -100),
@@ -229,7 +272,9 @@ def test_overrides_mean_what_tyros_help_says(chosen, equals):
         ("--learning.prior-correction maybe", r"prior_correction: input should be a valid boolean, got 'maybe'"),
         ("--learning.rate 1e40", r"learning\.rate: input should be less than or equal to 1e\+30"),
         ("--learning.rate 1e30", r"training diverged: .*lower learning\.rate \(now 1e\+30\)"),
-        ("--world.min-distance-m 900", r"world\.min_distance_m must be below world\.cell_radius_m, got 900"),
+        ("--learning.server-rate 1e30 --rounds 1", r"training diverged: .*learning\.server_rate \(now 1e\+30\)"),
+        ("--world.min-distance-m 900", r"world: min_distance_m must be below cell_radius_m, got 900\.0 and 500"),
+        ("--learning.server-rate 1e31", r"learning\.server_rate: input should be less than or equal to 1e\+30"),
         ("--task.name imdb", r"task\.name: no task 'imdb'; there are rotten-tomatoes, sst2"),
         ("--task.max-length 2000", r"task\.max_length: 2000 tokens; this model and task take 3 to 32"),
         ("--fleet.devices 500", r"partition\.min_samples"),
@@ -395,6 +440,10 @@ def test_damaged_rows_are_told(done, tmp_path, refused):
     ("arguments", "pattern"),
     [
         ("--policies nonsense", r"--policies: policy\.name: input should be 'alternating', .*, got 'nonsense'"),
+        ("--policies alternating:2", r"--policies: alternating:2: only traditional and unlimited take a module"),
+        ("--policies traditional:x", r"--policies: policy\.module: input should be a valid integer, got 'x'"),
+        ("--policies traditional:0", r"--policies: policy\.module: input should be greater than or equal to 1"),
+        ("--policies traditional:1,traditional:1", r"--policies: traditional-m1 is named twice"),
         ("--policies ,", r"--policies: names no policy"),
         ("--policies alternating,alternating", r"--policies: alternating is named twice"),
         ("--policies alternating,no.py", r"policy\.file: .*no\.py does not exist"),

@@ -173,11 +173,11 @@ class _Compare:
     """
 
     policies: str = "alternating,traditional"
-    """Policies, separated by commas: names of policy.name, or Python files that define policy(problem)."""
+    """Separated by commas: names of policy.name, traditional:N for module N, or Python files with policy(problem)."""
     seeds: int = 1
     """Number of seeds: the configuration's seed and those after it."""
     reference: str | None = None
-    """Policy that the others are compared with; the traditional one if it takes part, else the last."""
+    """Policy that the others are compared with; the first traditional one if any takes part, else the last."""
 
 
 def _compare(arguments: list[str]) -> None:
@@ -190,7 +190,8 @@ def _compare(arguments: list[str]) -> None:
     base = _settings(name, rest, prog)
     out = base.out or Path("runs") / f"compare-{base.name}"
     configs, labels = comparison(base, asked.policies, asked.seeds, out)
-    reference = asked.reference or ("traditional" if "traditional" in labels else labels[-1])
+    traditional = (label for label in labels if re.fullmatch(r"traditional(-m\d+)?", label))
+    reference = (asked.reference or next(traditional, labels[-1])).replace(":", "-m")
     if reference not in labels:
         raise AirtuneError(f"--reference: no policy {reference} among --policies; there are {', '.join(labels)}")
     _quiet_libraries()

@@ -15,6 +15,7 @@ from airtune.config import RunConfig
 from airtune.display import RunDisplay
 from airtune.learning.export import export_peft
 from airtune.learning.lora import Adapters
+from airtune.learning.pypi import MINILM
 from airtune.learning.server import ServerState
 from airtune.record import RunFolder, refuse_occupied
 from airtune.report import summarise
@@ -75,7 +76,7 @@ def run_or_resume(config: RunConfig, prefix: str = "") -> dict[str, Any]:
     if not (path / "run.json").exists():
         return run(config, prefix=prefix)
     theirs = load(RunFolder.open(path).read_config(), str(path / "config.toml"))
-    if _comparable(theirs) != _comparable(_placed(config)):
+    if _comparable(_placed(theirs)) != _comparable(_placed(config)):
         raise AirtuneError(f"run folder {path} holds a run of another configuration; choose another --out")
     return resume(path, prefix=prefix)
 
@@ -86,9 +87,14 @@ def _comparable(config: RunConfig) -> dict[str, Any]:
 
 def _placed(config: RunConfig) -> RunConfig:
     """The configuration with absolute paths, so that a run can be resumed from anywhere."""
-    data_dir, file = config.data_dir, config.policy.file
-    policy = dataclasses.replace(config.policy, file=file and file.absolute())
-    return dataclasses.replace(config, data_dir=data_dir and data_dir.absolute(), policy=policy)
+    data_dir, file, model = config.data_dir, config.policy.file, Path(config.model.name).expanduser()
+    name = str(model.absolute()) if config.model.name != MINILM.name and model.is_dir() else config.model.name
+    return dataclasses.replace(
+        config,
+        data_dir=data_dir and data_dir.expanduser().absolute(),
+        model=dataclasses.replace(config.model, name=name),
+        policy=dataclasses.replace(config.policy, file=file and file.expanduser().absolute()),
+    )
 
 
 def out_of(config: RunConfig) -> Path:
@@ -137,8 +143,11 @@ def _accuracy(learner: Learner, state: State, index: NDArray[np.int64]) -> float
     """Share of the dev samples `index` that the running average classifies correctly."""
     scores = learner.engine.logits(state.server.average, learner.dev, index)
     if not np.isfinite(scores).all():
-        rate = learner.engine.config.rate
-        raise AirtuneError(f"training diverged: the model's scores are not finite; lower learning.rate (now {rate:g})")
+        config = learner.engine.config
+        raise AirtuneError(
+            f"training diverged: the model's scores are not finite; lower learning.rate (now {config.rate:g}) or "
+            f"learning.server_rate (now {config.server_rate:g})"
+        )
     return float((scores.argmax(axis=1) == learner.dev.label[index]).mean())
 
 

@@ -23,6 +23,10 @@ UNITS = {
 """Units that keys end in; `dbm_per_hz` is told apart."""
 
 
+FIXED = ("traditional", "unlimited")
+"""Policies that keep to one module, `policy.module`."""
+
+
 def dump(config: RunConfig) -> dict[str, Any]:
     """The configuration as plain values."""
     return TypeAdapter(RunConfig).dump_python(config, mode="json")
@@ -48,8 +52,14 @@ def load(values: dict[str, Any], where: str = "") -> RunConfig:
 
 
 def label_of(policy: PolicyConfig) -> str:
-    """What a policy is called in folders and tables: its name, or that of its file."""
-    return policy.file.stem if policy.file is not None else policy.name
+    """What a policy is called in folders and tables: its name, that of its file, or NAME-mN if it keeps to module N.
+
+    >>> label_of(PolicyConfig()), label_of(PolicyConfig(name="traditional", module=4))
+    ('alternating', 'traditional-m4')
+    """
+    if policy.file is not None:
+        return policy.file.stem
+    return f"{policy.name}-m{policy.module}" if policy.name in FIXED and policy.module is not None else policy.name
 
 
 def presets() -> dict[str, str]:
@@ -124,7 +134,8 @@ def comparison(base: RunConfig, policies: str, seeds: int, out: Path) -> tuple[l
 
     Args:
         base: the configuration that the runs share.
-        policies: separated by commas: values of policy.name, or Python files that define policy(problem).
+        policies: separated by commas: values of policy.name, one of `FIXED` also as NAME:MODULE, or Python files
+            that define policy(problem).
         seeds: how many, from the base's seed on.
         out: folder of the run folders.
 
@@ -136,14 +147,7 @@ def comparison(base: RunConfig, policies: str, seeds: int, out: Path) -> tuple[l
     names = [policy.strip() for policy in policies.split(",") if policy.strip()]
     if not names:
         raise AirtuneError("--policies: names no policy; alternating,traditional would be right")
-    chosen: list[RunConfig] = []
-    for policy in names:
-        values = dump(base)
-        own = policy.endswith(".py")
-        values["policy"] |= {"name": "file", "file": policy} if own else {"name": policy, "file": None}
-        if policy == "file":
-            values["policy"]["file"] = base.policy.file
-        chosen.append(load(values, "--policies"))
+    chosen = [_under(base, policy) for policy in names]
     labels = [label_of(config.policy) for config in chosen]
     twice = [label for label in labels if labels.count(label) > 1]
     if twice:
@@ -153,6 +157,21 @@ def comparison(base: RunConfig, policies: str, seeds: int, out: Path) -> tuple[l
         for seed in range(base.seed, base.seed + seeds)
         for config, label in zip(chosen, labels, strict=True)
     ], labels
+
+
+def _under(base: RunConfig, policy: str) -> RunConfig:
+    """The configuration under a policy named as in `comparison`."""
+    values = dump(base)
+    if policy.endswith(".py"):
+        values["policy"] |= {"name": "file", "file": policy}
+        return load(values, "--policies")
+    name, colon, module = policy.partition(":")
+    if colon and name not in FIXED:
+        raise AirtuneError(f"--policies: {policy}: only {' and '.join(FIXED)} take a module, as in traditional:4")
+    values["policy"] |= {"name": name, "file": base.policy.file if name == "file" else None}
+    if colon:
+        values["policy"]["module"] = module
+    return load(values, "--policies")
 
 
 def _hints() -> dict[str, Any]:

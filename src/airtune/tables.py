@@ -68,10 +68,19 @@ def interval(value: Estimate | None, scale: float = 1.0, digits: int | None = No
     return f"{mean:{'+' if sign else ''},.{places}f}{spread}"
 
 
+def last_name(model: str) -> str:
+    """A model's name, of a folder the last part.
+
+    >>> last_name("/models/bert-base"), last_name("google/bert")
+    ('bert-base', 'google/bert')
+    """
+    return Path(model).name if Path(model).is_absolute() else model
+
+
 def render_run(report: RunReport) -> RenderableType:
     """One run as a table of totals and one of device classes."""
     s = report.summary
-    heading = Text.assemble((f"{s['policy']} on {s['task']}", "bold"), f"   {s['model']}, seed {s['seed']}")
+    heading = Text.assemble((f"{s['policy']} on {s['task']}", "bold"), f"   {last_name(s['model'])}, seed {s['seed']}")
     if not report.finished:
         heading.append(f"   not ended, {s['rounds']} rounds so far", "yellow")
     totals = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
@@ -115,7 +124,7 @@ def render_kinds(kinds: Sequence[KindReport]) -> Table:
 def render_comparison(comparison: Comparison, width: int = 80) -> RenderableType:
     """Policies side by side as columns, the reference first, in as many tables as the width [characters] asks for."""
     heading = Text.assemble(
-        (f"Policies on {comparison.task}", "bold"), f"   {comparison.model}, against {comparison.reference}"
+        (f"Policies on {comparison.task}", "bold"), f"   {last_name(comparison.model)}, against {comparison.reference}"
     )
     parts: list[RenderableType] = [heading, ""]
     step = max((width - 32) // 16, 1)

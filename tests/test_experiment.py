@@ -15,7 +15,7 @@ import torch
 from numpy.random import Generator, Philox, SeedSequence
 from safetensors.torch import load_file
 
-from airtune import rows
+from airtune import rows, surroundings
 from airtune.build import _learner, build
 from airtune.control.evaluation import make_decision
 from airtune.experiment import export, resume, run, run_or_resume
@@ -452,6 +452,71 @@ def test_run_or_resume(tiny_config, tmp_path, monkeypatch, capsys):
     assert run_or_resume(config) == summary
     with pytest.raises(AirtuneError, match="holds a run of another configuration; choose another --out"):
         run_or_resume(tiny_config(tmp_path / "run", rounds=4))
+
+
+@pytest.mark.parametrize("again", ["resume", "run_or_resume"])
+@pytest.mark.parametrize("ended", [True, False])
+def test_other_code_is_told_and_the_run_goes_on(whole, tiny_config, tmp_path, monkeypatch, capsys, again, ended):
+    path = tmp_path / "run"
+    shutil.copytree(whole, path)
+    monkeypatch.setattr(surroundings, "_commit", lambda: "fedcba9876543210")
+    environment = json.loads((path / "environment.json").read_text()) | {"commit": "fedcba9876543210"}
+    (path / "environment.json").write_text(json.dumps(environment))
+    if not ended:
+        (path / "summary.json").unlink()
+
+    def go():
+        config = tiny_config(path, **STATEFUL)
+        capsys.readouterr()
+        summary = resume(path) if again == "resume" else run_or_resume(config)
+        return summary, capsys.readouterr().err
+
+    assert go()[1] == ""
+    now = environment["versions"]["torch"]
+    environment["versions"] |= {"torch": "1.0", "peft": "0.0"}  # of peft only the written form depends
+    environment["commit"] = "0123456789abcdef-dirty"
+    (path / "environment.json").write_text(json.dumps(environment))
+    (path / "summary.json").unlink() if not ended else None
+    summary, told = go()
+    assert summary["rounds"] == 4 and told.count("\n") == 1
+    assert told == (
+        f"airtune: warning: run folder {path} was begun by other code, so it may differ from a new run: "
+        f"torch 1.0 → {now}, commit 0123456789ab-dirty → fedcba987654\n"
+    )
+
+
+def test_the_commit_is_that_of_this_very_source(tmp_path, monkeypatch):
+    """Known only if git tracks the file, and marked if the source has changed since."""
+    package = tmp_path / "src"
+    package.mkdir()
+    here = package / "surroundings.py"
+    here.write_text("one\n")
+    (tmp_path / "other.txt").write_text("one\n")
+    monkeypatch.setattr(surroundings, "__file__", str(here))
+
+    def git(*arguments):
+        identity = ["-c", "user.name=x", "-c", "user.email=x@x"]
+        command = ["git", "-C", str(tmp_path), *identity, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert surroundings._commit() is None
+    git("init", "-q")
+    git("add", "other.txt")
+    git("commit", "-qm", "one")
+    assert surroundings._commit() is None  # a copy inside somebody else's checkout
+    git("add", "src")
+    git("commit", "-qm", "two")
+    head = git("rev-parse", "HEAD")
+    assert surroundings._commit() == head and len(head) == 40
+    (tmp_path / "other.txt").write_text("two\n")
+    assert surroundings._commit() == head
+    here.write_text("two\n")
+    assert surroundings._commit() == f"{head}-dirty"
+    git("add", "src")
+    assert surroundings._commit() == f"{head}-dirty"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert surroundings._commit() is None
 
 
 def test_export_of_an_unfinished_run(tiny_config, tmp_path, monkeypatch):

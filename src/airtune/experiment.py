@@ -1,6 +1,7 @@
 """Run, resume and compare: the loops around `round.step`, and what they write."""
 
 import dataclasses
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from airtune.record import RunFolder, refuse_occupied
 from airtune.report import summarise
 from airtune.round import Record, State, step
 from airtune.settings import dump, label_of, load
-from airtune.surroundings import environment, same_policy, same_surroundings
+from airtune.surroundings import changed_code, environment, same_policy, same_surroundings
 from airtune.types import AirtuneError, Memory, Policy
 
 
@@ -47,6 +48,8 @@ def run(config: RunConfig, policy: Policy | None = None, *, prefix: str = "") ->
 def resume(path: Path, policy: Policy | None = None, *, prefix: str = "") -> dict[str, Any]:
     """Finish an interrupted run; the result is bit-identical to an uninterrupted one on the same machine.
 
+    Other versions of the code than the run was begun with are told on standard error, in one line.
+
     Args:
         path: the run folder.
         policy: the policy object, if the run was started with one.
@@ -56,6 +59,8 @@ def resume(path: Path, policy: Policy | None = None, *, prefix: str = "") -> dic
         AirtuneError: no run folder, damaged, or its model, data or policy have changed.
     """
     with RunFolder.open(path, write=True) as folder:
+        if (changes := changed_code(folder)) is not None:
+            print(f"airtune: warning: {changes}", file=sys.stderr)
         finished = folder.read_summary()
         if finished is not None:
             return finished

@@ -15,6 +15,8 @@ from airtune.record import RunFolder
 from airtune.types import AirtuneError, Policy
 
 PACKAGES = ("airtune", "torch", "transformers", "peft", "numpy", "scipy", "safetensors")
+CODE = ("airtune", "torch", "transformers", "numpy")
+"""Packages whose change a resumed run warns about."""
 
 
 def environment(experiment: Experiment, policy: Policy | None = None) -> dict[str, Any]:
@@ -53,15 +55,36 @@ def _version(package: str) -> str:
 
 
 def _commit() -> str | None:
-    """Git commit of airtune's own source, if it runs from a checkout."""
-    here = Path(__file__).parent
+    """Git commit of airtune's own source, "-dirty" if it differs from that; None if git does not track this file."""
+    if _git("ls-files", "--error-unmatch", Path(__file__).name) is None or (head := _git("rev-parse", "HEAD")) is None:
+        return None
+    return f"{head}-dirty" if _git("status", "--porcelain", "--", ".") else head
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says in this file's folder; None if it fails or is not there."""
+    command = ["git", "--no-optional-locks", "-C", str(Path(__file__).parent), *arguments]
     try:
-        done = subprocess.run(
-            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() or None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def changed_code(folder: RunFolder) -> str | None:
+    """One line that names what has changed of the code since the run began; None if nothing has."""
+    then = folder.read_environment()
+    versions = [(name, then.get("versions", {}).get(name), _version(name)) for name in CODE]
+    pairs = [*versions, ("commit", _short(then.get("commit")), _short(_commit()))]
+    changes = [f"{name} {old or 'unknown'} → {new or 'unknown'}" for name, old, new in pairs if old != new]
+    if not changes:
+        return None
+    return f"run folder {folder.path} was begun by other code, so it may differ from a new run: {', '.join(changes)}"
+
+
+def _short(commit: str | None) -> str | None:
+    """A commit in twelve digits, and whether it is dirty."""
+    return commit and commit[:12] + ("-dirty" if commit.endswith("-dirty") else "")
 
 
 def same_policy(folder: RunFolder, policy: Policy | None) -> None:

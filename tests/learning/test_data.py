@@ -1,8 +1,10 @@
 import bz2
 import csv
 import hashlib
+import re
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -221,28 +223,94 @@ def test_train_limit_is_drawn_from_the_seed_in_file_order(tmp_path):
     assert len(load_task(TaskConfig(name="sst2", train_limit=10**6), tmp_path, 0).train) == 200
 
 
-def fake_datasets(monkeypatch, tables):
+def fake_datasets(monkeypatch, tables, commit=None):
     asked = []
 
-    def load_dataset(path, name, split):
-        asked.append((path, name, split))
+    def load_dataset(path, name, *, split, revision):
+        asked.append((path, name, split, revision))
         if isinstance(tables, Exception):
             raise tables
-        return tables[split]
+        folder = f"/cache/nyu-mll___glue/{name}/0.0.0/{commit or revision}"
+        return Table(tables[split], [{"filename": f"{folder}/glue-{split}.arrow"}])
 
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
     return asked
 
 
+class Table(dict):
+    """As much of a `datasets.Dataset` as is used."""
+
+    def __init__(self, columns, cache_files):
+        super().__init__(columns)
+        self.cache_files = cache_files
+
+
+PINNED = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"
+MNLI = {
+    "train": {"premise": ["A", "B"], "hypothesis": ["C", "D"], "label": [2, 0]},
+    "validation_matched": {"premise": ["E"], "hypothesis": ["F"], "label": [1]},
+}
+
+
 def test_hub(monkeypatch):
-    train = {"premise": ["A", "B"], "hypothesis": ["C", "D"], "label": [2, 0]}
-    dev = {"premise": ["E"], "hypothesis": ["F"], "label": [1]}
-    asked = fake_datasets(monkeypatch, {"train": train, "validation_matched": dev})
-    task = load_task(TaskConfig(name="mnli"), None, 0)
-    assert asked == [("nyu-mll/glue", "mnli", "train"), ("nyu-mll/glue", "mnli", "validation_matched")]
+    asked = fake_datasets(monkeypatch, MNLI)
+    task = load_task(TaskConfig(name="mnli", revision="v9"), None, 0)
+    assert asked == [("nyu-mll/glue", "mnli", "train", "v9"), ("nyu-mll/glue", "mnli", "validation_matched", "v9")]
     assert (task.train.text, task.train.text_pair, task.train.label.tolist()) == (("A", "B"), ("C", "D"), [2, 0])
     assert (task.dev.text, task.dev.text_pair, task.dev.label.tolist()) == (("E",), ("F",), [1])
     assert task.sha256["train"] == hashlib.sha256(b"A\tC\t2\nB\tD\t0\n").hexdigest()
+    assert task.source == "nyu-mll/glue mnli at v9" and "nyu-mll/glue at v9" in task.description
+
+
+@pytest.mark.parametrize(("train", "dev", "wrong"), [(635, 71, None), (634, 71, "train"), (635, 72, "validation")])
+def test_hub_counts_at_the_pinned_commit(monkeypatch, train, dev, wrong):
+    """WNLI has 635 and 71 samples in GLUE's release."""
+    tables = {
+        split: {"sentence1": ["A"] * count, "sentence2": ["B"] * count, "label": [1] * count}
+        for split, count in (("train", train), ("validation", dev))
+    }
+    asked = fake_datasets(monkeypatch, tables)
+    for revision in (None, PINNED):
+        config = TaskConfig(name="wnli", revision=revision)
+        if wrong is None:
+            task = load_task(config, None, 0)
+            assert (len(task.train), len(task.dev), task.source) == (635, 71, f"nyu-mll/glue wnli at {PINNED}")
+        else:
+            had, right = {"train": (634, 635), "validation": (72, 71)}[wrong]
+            with pytest.raises(AirtuneError, match=rf"split {wrong}, has {had} samples, {right} would be") as caught:
+                load_task(config, None, 0)
+            assert "\n" not in str(caught.value)
+    assert {revision for *_, revision in asked} == {PINNED}
+    assert len(load_task(TaskConfig(name="wnli", revision="v9"), None, 0).train) == train
+
+
+def test_another_commit_in_the_hubs_cache_is_told(monkeypatch):
+    """Without a network, datasets hands out what it has, whatever was asked for."""
+    other = "c0ffee" * 6 + "abcd"
+    fake_datasets(monkeypatch, MNLI, commit=other)
+    for revision in (None, PINNED, "d" * 40):
+        with pytest.raises(
+            AirtuneError, match=rf"at {other}, split train, is all that .* {revision or PINNED} would be"
+        ):
+            load_task(TaskConfig(name="mnli", revision=revision), None, 0)
+    for revision in (other, "main"):
+        assert load_task(TaskConfig(name="mnli", revision=revision), None, 0).source == f"nyu-mll/glue mnli at {other}"
+
+
+def test_hub_counts_are_those_of_the_page():
+    """docs/data.md has a row for each task: name, classes, train, dev, files."""
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| ([\d,]+) \| ([\d,]+) \|", page, re.MULTILINE)
+    told = {name: (int(train.replace(",", "")), int(dev.replace(",", ""))) for name, train, dev in rows}
+    assert told == {name: task.hub_rows for name, task in GLUE.items()}
+
+
+def test_a_revision_of_what_is_not_on_the_hub_is_refused(tmp_path):
+    for name, folder in (("rotten-tomatoes", None), ("sst2", tmp_path)):
+        with pytest.raises(
+            AirtuneError, match=rf"^task\.revision: {name} does not come from the Hugging Face Hub here"
+        ):
+            load_task(TaskConfig(name=name, revision="v1"), folder, 0)
 
 
 def test_hub_without_network_names_the_way_out(monkeypatch):

@@ -47,8 +47,14 @@ def load_task(config: TaskConfig, data_dir: Path | None, seed: int) -> TaskData:
         seed: the run's seed, from which `train_limit` samples are drawn (kept in file order).
 
     Raises:
-        AirtuneError: unknown task, data missing or damaged; in one line that says where and what would be right.
+        AirtuneError: unknown task, a revision of what does not come from the Hub, data missing or damaged; in one line
+            that says where and what would be right.
     """
+    if config.revision is not None and (config.name not in GLUE or data_dir is not None):
+        raise AirtuneError(
+            f"task.revision: {config.name} does not come from the Hugging Face Hub here, so it has no revision; leave "
+            "it out, or leave out data_dir for a GLUE task from the Hub"
+        )
     match config.name:
         case "rotten-tomatoes":
             data = _rotten_tomatoes(data_dir)
@@ -57,7 +63,7 @@ def load_task(config: TaskConfig, data_dir: Path | None, seed: int) -> TaskData:
                 "task.name: stsb predicts a similarity, which is regression; airtune learns classes (use mrpc or qqp)"
             )
         case name if name in GLUE:
-            data = _glue_files(name, data_dir) if data_dir is not None else _glue_hub(name)
+            data = _glue_files(name, data_dir) if data_dir is not None else _glue_hub(name, config.revision)
         case name:
             known = ", ".join(("rotten-tomatoes", *GLUE))
             raise AirtuneError(f"task.name: no task {name!r}; there are {known}")
@@ -92,11 +98,12 @@ def _glue_files(name: str, data_dir: Path) -> TaskData:
     return TaskData(train, dev, task.label_names, f"folder {folder}{broken}", digests, str(folder))
 
 
-def _glue_hub(name: str) -> TaskData:
+def _glue_hub(name: str, revision: str | None) -> TaskData:
     task = GLUE[name]
-    train, dev = from_hub(name, task)
+    train, dev, commit = from_hub(name, task, revision)
     digests = MappingProxyType({"train": content_sha256(train), task.hub_dev: content_sha256(dev)})
-    return TaskData(train, dev, task.label_names, f"Hugging Face Hub {HUB_NAME}", digests, f"{HUB_NAME} {name}")
+    where = f"Hugging Face Hub {HUB_NAME} at {commit[:12]}"
+    return TaskData(train, dev, task.label_names, where, digests, f"{HUB_NAME} {name} at {commit}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

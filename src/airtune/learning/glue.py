@@ -1,6 +1,7 @@
 """The GLUE tasks, from their official tab-separated files, read strictly, or from the Hugging Face Hub."""
 
 import hashlib
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -13,6 +14,9 @@ from airtune.types import AirtuneError
 
 HUB_NAME: Final = "nyu-mll/glue"
 """GLUE on the Hugging Face Hub."""
+HUB_COMMIT: Final = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"
+"""The commit of it that is read unless another revision is asked for."""
+_COMMIT: Final = re.compile("[0-9a-f]{40}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,8 @@ class GlueTask:
     hub_dev: str = "validation"
     hub_texts: tuple[str, ...] = field(default=())
     """Text columns on the Hub, where named otherwise."""
+    hub_rows: tuple[int, int] = field(kw_only=True)
+    """Train and dev samples on the Hub at `HUB_COMMIT`, the counts of GLUE's release."""
     broken_rows: int = 0
     """Most rows with a wrong number of columns that are skipped, because the official file has some."""
 
@@ -52,9 +58,24 @@ _COLA: Final = ("source", "label", "mark", "sentence")
 GLUE: Final = MappingProxyType(
     {
         "sst2": GlueTask(
-            "SST-2", ("sentence", "label"), ("sentence",), "label", _BINARY, label_names=("negative", "positive")
+            "SST-2",
+            ("sentence", "label"),
+            ("sentence",),
+            "label",
+            _BINARY,
+            label_names=("negative", "positive"),
+            hub_rows=(67_349, 872),
         ),
-        "cola": GlueTask("CoLA", _COLA, ("sentence",), "label", _BINARY, ("unacceptable", "acceptable"), header=False),
+        "cola": GlueTask(
+            "CoLA",
+            _COLA,
+            ("sentence",),
+            "label",
+            _BINARY,
+            ("unacceptable", "acceptable"),
+            header=False,
+            hub_rows=(8_551, 1_043),
+        ),
         "mrpc": GlueTask(
             "MRPC",
             ("Quality", *_MRPC),
@@ -63,6 +84,7 @@ GLUE: Final = MappingProxyType(
             _BINARY,
             label_names=("not_equivalent", "equivalent"),
             hub_texts=_PAIR,
+            hub_rows=(3_668, 408),
         ),
         "qqp": GlueTask(
             "QQP",
@@ -72,6 +94,7 @@ GLUE: Final = MappingProxyType(
             _BINARY,
             label_names=("not_duplicate", "duplicate"),
             broken_rows=10,
+            hub_rows=(363_846, 40_430),
         ),
         "mnli": GlueTask(
             "MNLI",
@@ -83,10 +106,23 @@ GLUE: Final = MappingProxyType(
             dev="dev_matched.tsv",
             hub_dev="validation_matched",
             hub_texts=("premise", "hypothesis"),
+            hub_rows=(392_702, 9_815),
         ),
-        "qnli": GlueTask("QNLI", (*_QUESTION, "label"), _QUESTION, "label", _ENTAILED, label_names=_ENTAILED),
-        "rte": GlueTask("RTE", (*_PAIR, "label"), _PAIR, "label", _ENTAILED, label_names=_ENTAILED),
-        "wnli": GlueTask("WNLI", (*_PAIR, "label"), _PAIR, "label", _BINARY, ("not_entailment", "entailment")),
+        "qnli": GlueTask(
+            "QNLI",
+            (*_QUESTION, "label"),
+            _QUESTION,
+            "label",
+            _ENTAILED,
+            label_names=_ENTAILED,
+            hub_rows=(104_743, 5_463),
+        ),
+        "rte": GlueTask(
+            "RTE", (*_PAIR, "label"), _PAIR, "label", _ENTAILED, label_names=_ENTAILED, hub_rows=(2_490, 277)
+        ),
+        "wnli": GlueTask(
+            "WNLI", (*_PAIR, "label"), _PAIR, "label", _BINARY, ("not_entailment", "entailment"), hub_rows=(635, 71)
+        ),
     }
 )
 """The classification tasks of GLUE by their Hub names."""
@@ -198,30 +234,56 @@ def _columns(path: Path, task: GlueTask, line: str) -> list[str]:
     return columns
 
 
-def from_hub(name: str, task: GlueTask) -> tuple[Examples, Examples]:
-    """Train and dev split from the Hugging Face Hub or its local cache (HF_HUB_OFFLINE is respected).
+def from_hub(name: str, task: GlueTask, revision: str | None = None) -> tuple[Examples, Examples, str]:
+    """Train and dev split from the Hugging Face Hub or its local cache (HF_HUB_OFFLINE is respected), and the commit.
+
+    Args:
+        name: of the task on the Hub.
+        task: how it is written there.
+        revision: of the data set; None for `HUB_COMMIT`, whose numbers of samples are checked.
 
     Raises:
         AirtuneError: neither has it, or it is not as expected.
     """
+    at = revision or HUB_COMMIT
+    splits: list[Examples] = []
+    for split, rows in zip(("train", task.hub_dev), task.hub_rows, strict=True):
+        texts, labels, commit = _hub_split(name, task, split, at)
+        where = f"task.name: {name}: {HUB_NAME} at {commit}, split {split},"
+        if _COMMIT.fullmatch(at) and commit != at:
+            raise AirtuneError(
+                f"{where} is all that the Hub's cache holds, {at} would be right; connect, or ask for the one with "
+                "task.revision"
+            )
+        if not labels or not set(labels) <= set(range(len(task.classes))):
+            raise AirtuneError(f"{where} is empty or has samples without a label")
+        if commit == HUB_COMMIT and len(labels) != rows:
+            raise AirtuneError(
+                f"{where} has {len(labels)} samples, {rows} would be right; delete it from the Hub's cache to fetch it "
+                "again"
+            )
+        splits.append(_examples(texts, labels))
+        at = commit  # both splits from one commit
+    return splits[0], splits[1], at
+
+
+def _hub_split(name: str, task: GlueTask, split: str, at: str) -> tuple[list[tuple[str, ...]], list[int], str]:
+    """Text columns, labels and commit of one split; the cache may answer with another commit than `at`."""
     import datasets
 
-    splits: list[Examples] = []
-    for split in ("train", task.hub_dev):
-        try:
-            table = datasets.load_dataset(HUB_NAME, name, split=split)
-            texts = [tuple(table[column]) for column in task.hub_texts or task.texts]
-            labels = list(table["label"])
-        except Exception as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise AirtuneError(
-                f"task.name: {name} could not be had from the Hugging Face Hub or its cache ({HUB_NAME}: {reason}); "
-                f"connect, or give a folder that holds {task.folder}/train.tsv and {task.dev} with --data-dir"
-            ) from error
-        if not labels or not set(labels) <= set(range(len(task.classes))):
-            raise AirtuneError(f"task.name: {name}: {HUB_NAME}, split {split}, is empty or has samples without a label")
-        splits.append(_examples(texts, labels))
-    return splits[0], splits[1]
+    try:
+        table = datasets.load_dataset(HUB_NAME, name, split=split, revision=at)
+        texts = [tuple(table[column]) for column in task.hub_texts or task.texts]
+        labels = list(table["label"])
+        folders = {Path(file["filename"]).parent.name for file in table.cache_files}
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise AirtuneError(
+            f"task.name: {name} could not be had from the Hugging Face Hub or its cache ({HUB_NAME} at {at}: {reason})"
+            f"; connect, or give a folder that holds {task.folder}/train.tsv and {task.dev} with --data-dir"
+        ) from error
+    commits = [folder for folder in folders if _COMMIT.fullmatch(folder)]  # datasets keeps a folder for each commit
+    return texts, labels, commits[0] if len(commits) == 1 else at
 
 
 def content_sha256(examples: Examples) -> str:

@@ -411,6 +411,11 @@ def test_folders_that_do_not_fit(done, tiny, tmp_path, refused):
     refused(["run", tiny, "--out", tiny], r"run folder .*tiny\.toml: .*choose another")
     refused(["show", tmp_path], r"is not a run folder: it has no run\.json")
     refused(["show", tmp_path / "none"], r"none is not a run folder")
+    longer = tmp_path / "longer"
+    shutil.copytree(done, longer)
+    text = (longer / "config.toml").read_text().replace("deadline_s = 2.0", "deadline_s = 3.0")
+    (longer / "config.toml").write_text(text)
+    refused(["show", done, longer], r"run and .*longer cannot be compared: world\.deadline_s is 2\.0 and 3\.0; only")
     refused(["show"], r"airtune: show: name at least one run folder")
     refused(["show", done, done], r"both policy alternating with seed 0; give one")
     refused(["resume", tmp_path / "none"], r"none is not a run folder")

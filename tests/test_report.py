@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -151,6 +152,13 @@ def test_comparison_pairs_by_seed(tmp_path: Path):
     # targets 0.6 and 0.7 on lines from (4 J, 0.5) to (8 J, 0.7) and (8 J, 0.9): 6 J both
     assert ours.energy_to_reference_j is not None
     assert ours.energy_to_reference_j.mean == pytest.approx(6.0)
+    # the reference itself is there after both its rounds, 16 J
+    assert ours.saving is not None
+    assert (ours.saving.mean, ours.saving.half_width) == (pytest.approx(0.625), pytest.approx(0.0, abs=1e-12))
+    assert first.saving is None
+    assert weak.saving is None
+    assert [(seed.seed, seed.reached, seed.saving) for seed in weak.per_seed] == [(0, False, None), (1, True, 0.5)]
+    assert (ours.per_seed[2].seed, ours.per_seed[2].reached, ours.per_seed[2].difference) == (2, None, None)
     assert ours.energy_j.mean == 8.0
     assert first.energy_j.mean == 16.0
     assert ours.accuracy_per_kj is not None
@@ -172,13 +180,63 @@ def test_the_energy_target_is_measured_on_the_same_samples_as_the_curve(tmp_path
     assert only.energy_to_reference_j.mean == 8.0
 
 
+def test_savings_are_paired_ratios_up_to_the_first_crossing(tmp_path: Path):
+    runs = [
+        write_run(tmp_path / "r0", "ref", 0, [0.5, 0.7, 0.6], scale=2.0),  # ends at 0.6, first there between 8 and 16 J
+        write_run(tmp_path / "r1", "ref", 1, [0.5, 0.6]),  # 8 J
+        write_run(tmp_path / "p0", "p", 0, [0.6]),  # 4 J
+        write_run(tmp_path / "p1", "p", 1, [0.5, 0.7], scale=1.5),  # halfway from 6 to 12 J
+    ]
+    reference, ours = compare([load_run(path) for path in runs]).policies
+    assert [seed.energy_to_reference_j for seed in reference.per_seed] == pytest.approx([12.0, 8.0])
+    assert [seed.energy_to_reference_j for seed in ours.per_seed] == pytest.approx([4.0, 9.0])
+    assert [seed.saving for seed in ours.per_seed] == pytest.approx([1 - 4 / 12, 1 - 9 / 8])
+    assert ours.saving is not None
+    # mean of 2/3 and −1/8 = 13/48, half their distance 19/48, t(0.975, 1) = 12.7062
+    assert ours.saving.mean == pytest.approx(13 / 48)
+    assert ours.saving.half_width == pytest.approx(12.7062 * 19 / 48, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("config", "environment", "message"),
+    [
+        ({"rounds": 3}, {}, r"rounds is 2 and 3; only policy and seed may differ$"),
+        ({"world": {"bandwidth_hz": 1e6}}, {}, r"world\.bandwidth_hz is 2000000\.0 and 1000000\.0;"),
+        ({"world": {}}, {}, r"world\.bandwidth_hz is 2000000\.0 and not set;"),
+        ({"model": {"name": "mini", "revision": "x"}}, {}, r"model\.revision is not set and x;"),
+        ({}, {"data": {"sha256": {"train.tsv": "2"}}}, "the files of the data differ$"),
+        ({}, {"model": {"sha256": {"a": "2"}}}, "the files of the model differ$"),
+        ({"policy": {"name": "q", "v": 3.0}, "seed": 1, "out": "q", "threads": 9, "name": "n"}, {}, None),
+        ({"data_dir": "elsewhere"}, {"commit": "x", "threads": 9}, None),
+    ],
+)
+def test_runs_that_differ_in_more_than_policy_and_seed_are_refused(
+    tmp_path: Path, config: dict[str, Any], environment: dict[str, Any], message: str | None
+):
+    here = {"data": {"sha256": {"train.tsv": "1"}, "source": "a"}, "model": {"sha256": {"a": "1"}}}
+    one = load_run(write_run(tmp_path / "one", "p", 0, [0.5]))
+    one = dataclasses.replace(
+        one, config=dict(one.config) | {"rounds": 2, "world": {"bandwidth_hz": 2e6}}, environment=here
+    )
+    two = load_run(write_run(tmp_path / "two", "q", 0, [0.5]))
+    two = dataclasses.replace(two, config=dict(one.config) | config, environment=here | environment)
+    if message is None:
+        assert len(compare([one, two]).policies) == 2
+        return
+    for runs in ([one, two], [one, one, two]):
+        with pytest.raises(AirtuneError, match=message) as told:
+            compare(runs)
+        assert "\n" not in str(told.value)
+        assert str(told.value).startswith(f"{one.path} and {two.path} cannot be compared: ")
+
+
 def test_comparison_refuses_what_cannot_be_compared(tmp_path: Path):
     a = load_run(write_run(tmp_path / "a", "p", 0, [0.5]))
     b = load_run(write_run(tmp_path / "b", "p", 0, [0.5]))
     c = load_run(write_run(tmp_path / "c", "p", 1, [0.5], task="qnli"))
     for runs, reference, message in (
         ([a, b], None, "are both policy p with seed 0"),
-        ([a, c], None, "one task"),
+        ([a, c], None, "a and .*c cannot be compared: task.name is sst2 and qnli; only policy and seed may differ"),
         ([a], "q", "no run of the reference policy q"),
         ([], None, "no run to compare"),
     ):
@@ -200,6 +258,12 @@ def test_written_comparison(tmp_path: Path):
     written = json.loads(json_path.read_text())
     assert written["reference"] == "traditional"
     assert written["policies"][2]["energy_to_reference_j"] is None
+    assert float(rows[1]["saving"]) == pytest.approx(0.625)
+    assert "per_seed" not in rows[1]
+    assert written["policies"][2]["per_seed"][0] == {
+        "seed": 0, "accuracy": 0.55, "difference": pytest.approx(-0.05), "energy_j": 8.0, "reached": False,
+        "energy_to_reference_j": None, "saving": None,
+    }  # fmt: skip
 
 
 def test_tables_show_units_intervals_and_what_was_not_reached(tmp_path: Path):
@@ -207,6 +271,8 @@ def test_tables_show_units_intervals_and_what_was_not_reached(tmp_path: Path):
     assert "difference [points]" in text
     assert "+15.0 ± 63.5" in text
     assert "by 1 of 2" in text
+    assert "+62.5 ± 0.0" in text
+    assert "for the reference itself too" in " ".join(text.split())
     assert max(map(len, text.splitlines())) <= 80
     single = [load_run(tmp_path / "t0"), load_run(tmp_path / "w0")]
     text = text_of(render_comparison(compare(single), 80))

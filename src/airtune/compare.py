@@ -4,6 +4,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 from scipy.special import stdtrit
 
@@ -19,6 +20,23 @@ class Estimate:
     half_width: float | None
     """Half the width of the t-interval; None for a single seed."""
     n: int
+
+
+@dataclass(frozen=True, slots=True)
+class SeedReport:
+    """One policy on one seed, against the reference on the same seed; None where there is no such run."""
+
+    seed: int
+    accuracy: float | None
+    difference: float | None
+    """Accuracy − the reference's."""
+    energy_j: float
+    reached: bool | None
+    """Whether it reached the reference's last accuracy on the dev subset."""
+    energy_to_reference_j: float | None
+    """Energy until then [J]; None if not reached."""
+    saving: float | None
+    """1 − that energy over the reference's own up to its first crossing of that accuracy; None if not reached."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +60,13 @@ class PolicyReport:
     """Seeds shared with the reference policy."""
     energy_to_reference_j: Estimate | None
     """Energy until then [J]; None unless every shared seed reached it, since a mean over the lucky ones misleads."""
+    saving: Estimate | None
+    """Share of the reference's energy saved until then, paired by seed; None as above and for the reference itself."""
     delivery_rate: Estimate | None
     max_overspend_ratio: float
     """Worst device of all seeds, energy over budget."""
     wall_s: float
+    per_seed: tuple[SeedReport, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,15 +122,13 @@ def last_accuracy(rounds: Rows) -> float | None:
 def compare(runs: Sequence[Run], reference: str | None = None) -> Comparison:
     """Group runs by policy and pair them by seed against a reference policy (the first run's if None).
 
-    Raises AirtuneError if the runs are of several tasks or models, if a policy has a seed twice, or if the
+    Raises AirtuneError if the runs differ in more than policy and seed, if a policy has a seed twice, or if the
     reference is not among them.
     """
     if not runs:
         raise AirtuneError("there is no run to compare; give at least one finished run folder")
-    for key in ("task", "model"):
-        found = sorted({str(run.summary[key]) for run in runs})
-        if len(found) > 1:
-            raise AirtuneError(f"runs of one {key} can be compared, these are of {', '.join(found)}")
+    for run in runs[1:]:
+        refuse_unpaired(runs[0], run)
     groups = by_policy(runs)
     reference = reference if reference is not None else next(iter(groups))
     if reference not in groups:
@@ -118,6 +137,36 @@ def compare(runs: Sequence[Run], reference: str | None = None) -> Comparison:
     summary = runs[0].summary
     reports = tuple(_policy_report(name, groups[name], groups[reference], reference) for name in names)
     return Comparison(str(summary["task"]), str(summary["model"]), reference, reports)
+
+
+UNPAIRED = {"policy", "seed", "out", "threads", "name", "data_dir"}
+"""Keys in which runs that are compared may differ; data are compared by their digests instead of their place."""
+
+
+def refuse_unpaired(one: Run, other: Run) -> None:
+    """Raise AirtuneError if two runs differ in anything but policy and seed, naming the first key that differs."""
+    mine, theirs = _settings(one.config), _settings(other.config)
+    for key in mine | theirs:
+        if mine.get(key) != theirs.get(key):
+            values = " and ".join(str(side.get(key, "not set")) for side in (mine, theirs))
+            raise AirtuneError(
+                f"{one.path} and {other.path} cannot be compared: {key} is {values}; only policy and seed may differ"
+            )
+    for part in ("data", "model"):
+        digests = [run.environment.get(part, {}).get("sha256") for run in (one, other)]
+        if digests[0] != digests[1]:
+            raise AirtuneError(f"{one.path} and {other.path} cannot be compared: the files of the {part} differ")
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted key → value of what must be the same."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if key in UNPAIRED:
+            continue
+        table = cast("dict[str, Any]", value) if isinstance(value, dict) else None
+        flat |= {key: value} if table is None else {f"{key}.{name}": item for name, item in table.items()}
+    return flat
 
 
 def by_policy(runs: Sequence[Run]) -> dict[str, dict[int, Run]]:
@@ -134,24 +183,30 @@ def by_policy(runs: Sequence[Run]) -> dict[str, dict[int, Run]]:
     return {name: dict(sorted(seeds.items())) for name, seeds in groups.items()}
 
 
+def _seed_report(run: Run, reference: Run | None) -> SeedReport:
+    seed, accuracy, energy_j = int(run.summary["seed"]), run.summary["accuracy"], float(run.summary["energy_j"])
+    target = None if reference is None else reference.summary["accuracy"]
+    goal = None if reference is None else last_accuracy(reference.rounds)
+    difference = None if accuracy is None or target is None else accuracy - target
+    if reference is None or goal is None:
+        return SeedReport(seed, accuracy, difference, energy_j, None, None, None)
+    spent_j, theirs_j = (energy_to_accuracy_j(each.rounds, goal) for each in (run, reference))
+    saving = 1.0 - spent_j / theirs_j if spent_j is not None and theirs_j else None
+    return SeedReport(seed, accuracy, difference, energy_j, spent_j is not None, spent_j, saving)
+
+
 def _policy_report(name: str, runs: Mapping[int, Run], reference: Mapping[int, Run], label: str) -> PolicyReport:
     def values(key: str) -> list[float]:
         return [float(run.summary[key]) for run in runs.values() if run.summary[key] is not None]
 
+    seeds = tuple(_seed_report(run, reference.get(seed)) for seed, run in runs.items())
+    paired = [seed for seed in seeds if seed.reached is not None]
+    hits = [seed.energy_to_reference_j for seed in paired if seed.energy_to_reference_j is not None]
+    savings = [seed.saving for seed in paired if seed.saving is not None]
     energy = estimate(values("energy_j"))
     assert energy is not None  # a policy has at least one run
-    accuracies = {seed: run.summary["accuracy"] for seed, run in runs.items()}
-    targets = {seed: run.summary["accuracy"] for seed, run in reference.items() if run.summary["accuracy"] is not None}
-    shared = [seed for seed in runs if seed in targets]
-    goals = {seed: last_accuracy(run.rounds) for seed, run in reference.items() if seed in runs}
-    reached = [energy_to_accuracy_j(runs[seed].rounds, goal) for seed, goal in goals.items() if goal is not None]
-    hits = [energy_j for energy_j in reached if energy_j is not None]
-    differences = [accuracies[seed] - targets[seed] for seed in shared if accuracies[seed] is not None]
-    rates = [
-        run.summary["accuracy"] / run.summary["energy_j"] * 1e3
-        for run in runs.values()
-        if run.summary["accuracy"] is not None and run.summary["energy_j"] > 0
-    ]
+    rates = [each.accuracy / each.energy_j * 1e3 for each in seeds if each.accuracy is not None and each.energy_j > 0]
+    differences = [seed.difference for seed in seeds if seed.difference is not None]
     return PolicyReport(
         policy=name,
         seeds=tuple(runs),
@@ -163,9 +218,11 @@ def _policy_report(name: str, runs: Mapping[int, Run], reference: Mapping[int, R
         budget_j=statistics.fmean(values("budget_j")),
         accuracy_per_kj=estimate(rates),
         reached=len(hits),
-        paired=len(reached),
-        energy_to_reference_j=estimate(hits) if len(hits) == len(reached) else None,
+        paired=len(paired),
+        energy_to_reference_j=estimate(hits) if len(hits) == len(paired) else None,
+        saving=estimate(savings) if name != label and len(savings) == len(paired) else None,
         delivery_rate=estimate(values("delivery_rate")),
         max_overspend_ratio=max(values("max_overspend_ratio"), default=math.nan),
         wall_s=statistics.fmean(values("wall_s")),
+        per_seed=seeds,
     )

@@ -23,6 +23,10 @@ class Run:
     """`rows.Summary`."""
     rounds: Rows
     """`rows.RoundRow`s."""
+    config: Mapping[str, Any]
+    """The resolved configuration; what was None is absent."""
+    environment: Mapping[str, Any]
+    """What it ran on, with the digests of model and data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +97,7 @@ def load_run(path: Path) -> Run:
     summary = folder.read_summary()
     if summary is None:
         raise AirtuneError(f"run {path} has not ended; `airtune resume {path}` finishes it")
-    return Run(path, summary, folder.read_rounds())
+    return Run(path, summary, folder.read_rounds(), folder.read_config(), folder.read_environment())
 
 
 def report_run(path: Path) -> RunReport:

@@ -134,16 +134,22 @@ def render_comparison(comparison: Comparison, width: int = 80) -> RenderableType
         shown = comparison.policies[first : first + step]
         for policy in shown:
             table.add_column(Text(policy.policy), justify="right", no_wrap=True)
-        columns = [facts(policy, comparison.reference) for policy in shown]
+        columns = [facts(policy) for policy in shown]
         for label in columns[0]:
             table.add_row(Text(label), *(column[label] for column in columns))
         parts += [table, ""]
     single = all(len(policy.seeds) == 1 for policy in comparison.policies)
-    note = "one seed: no intervals" if single else "± is a 95 % t-interval over seeds; differences are paired by seed"
-    return Group(*parts, Text(note, "dim"))
+    note = "One seed: no intervals. " if single else "± is a 95 % t-interval over seeds. "
+    return Group(*parts, Text(note + NOTE, "dim"))
 
 
-def facts(policy: PolicyReport, reference: str) -> dict[str, str]:
+NOTE = (
+    "Differences and savings are paired by seed. Energy to the reference's accuracy is that until the first crossing "
+    "of the reference's last accuracy on the dev subset, for the reference itself too."
+)
+
+
+def facts(policy: PolicyReport) -> dict[str, str]:
     """One policy's column: what, with its unit → value. Means are over seeds, the worst device is of all seeds."""
     share = policy.energy_j.mean / policy.budget_j if policy.budget_j > 0 else None
     return {
@@ -156,7 +162,8 @@ def facts(policy: PolicyReport, reference: str) -> dict[str, str]:
         "  of the budget [%]": NONE if share is None else f"{100 * share:.0f}",
         "  worst device [× budget]": number(policy.max_overspend_ratio),
         "Accuracy per kJ [%/kJ]": interval(policy.accuracy_per_kj, 100),
-        f"To {reference[:12]}'s accuracy [J]": reached(policy),
+        "To reference's accuracy [J]": reached(policy),
+        "  saving, paired [%]": interval(policy.saving, 100, 1, sign=True),
         "Uploads delivered [%]": interval(policy.delivery_rate, 100, 1),
         "Wall time [s]": number(policy.wall_s),
     }
@@ -190,6 +197,8 @@ def flat(policy: PolicyReport) -> dict[str, Any]:
     record: dict[str, Any] = {}
     for name in policy.__dataclass_fields__:
         value = getattr(policy, name)
+        if name == "per_seed":
+            continue  # compare.json has them
         if name in _ESTIMATES:
             record[name] = None if value is None else value.mean
             record[f"{name}_ci95"] = None if value is None else value.half_width
@@ -200,7 +209,9 @@ def flat(policy: PolicyReport) -> dict[str, Any]:
     return record
 
 
-_ESTIMATES = ("accuracy", "difference", "energy_j", "accuracy_per_kj", "energy_to_reference_j", "delivery_rate")
+_ESTIMATES = (
+    "accuracy", "difference", "energy_j", "accuracy_per_kj", "energy_to_reference_j", "saving", "delivery_rate",
+)  # fmt: skip
 
 
 def bars(counts: Sequence[int]) -> str:

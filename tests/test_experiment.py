@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from airtune import rows, surroundings
 from airtune.build import _learner, build
+from airtune.config import FleetConfig, LearningConfig
 from airtune.control.evaluation import make_decision
 from airtune.experiment import export, resume, run, run_or_resume
 from airtune.record import RunFolder
@@ -452,6 +453,54 @@ def test_run_or_resume(tiny_config, tmp_path, monkeypatch, capsys):
     assert run_or_resume(config) == summary
     with pytest.raises(AirtuneError, match="holds a run of another configuration; choose another --out"):
         run_or_resume(tiny_config(tmp_path / "run", rounds=4))
+
+
+def test_wall_time_is_that_of_the_whole_run(tiny_config, tmp_path, monkeypatch):
+    """Loading, rounds, last evaluation and export count, over all processes; a clock that only these steps turn."""
+    now = [100.0]
+    monkeypatch.setattr("airtune.experiment.time.perf_counter", lambda: now[0])
+
+    def costs(name, seconds, target="airtune.experiment"):
+        real = getattr(sys.modules[target], name)
+
+        def slow(*args, **kwargs):
+            now[0] += seconds
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(f"{target}.{name}", slow)
+
+    costs("build", 50.0), costs("step", 7.0), costs("_accuracy", 3.0), costs("export_peft", 20.0)
+    path = tmp_path / "run"
+    summary = run(tiny_config(path))  # four rounds, evaluated after two and four, and on the whole set
+    assert summary["wall_s"] == pytest.approx(50 + 4 * 7 + 2 * 3 + 3 + 20)
+    elapsed = [row["elapsed_s"] for row in read_rows(path, "timings.jsonl")]
+    assert elapsed == pytest.approx([57.0, 67.0, 74.0, 84.0])
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        crash_on(patch, "append_round", 3)
+        run(tiny_config(tmp_path / "cut"))
+    now[0] += 1e6  # nobody works on it
+    assert resume(tmp_path / "cut")["wall_s"] == pytest.approx(67 + 50 + 2 * 7 + 3 + 3 + 20)
+    (tmp_path / "cut/summary.json").unlink()
+    assert resume(tmp_path / "cut")["wall_s"] == pytest.approx(67 + 50 + 2 * 7 + 3 + 50 + 3 + 20)
+
+
+def test_the_shipped_learning_defaults_learn(tiny_config, tmp_path):
+    """Equal weights, local SGD in the context of the whole adapter, balanced batches, the server's Adam."""
+    learning = LearningConfig()
+    assert (learning.optimizer, learning.server_optimizer, learning.context) == ("sgd", "adam", "whole")
+    assert learning.balanced_batches and learning.average > 0
+    config = tiny_config(
+        tmp_path / "run",
+        rounds=24,
+        fleet={"weighting": FleetConfig().weighting, "budget_scale": 5.0},
+        partition={"min_samples": learning.local_steps * learning.batch_size},
+        learning=learning,
+    )
+    assert config.fleet.weighting == "equal"
+    summary = run(config)
+    first = next(row["accuracy"] for row in read_rows(config.out, "rounds.jsonl") if row["accuracy"] is not None)
+    assert first < 0.65 and summary["accuracy"] >= 0.8
+    assert dump(config)["learning"] == RunFolder.open(config.out).read_config()["learning"]
 
 
 @pytest.mark.parametrize("again", ["resume", "run_or_resume"])

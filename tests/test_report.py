@@ -17,7 +17,7 @@ from airtune.compare import compare, energy_to_accuracy_j, estimate
 from airtune.drawing import evaluated, table
 from airtune.plots import plot_compare, plot_run
 from airtune.record import RunFolder
-from airtune.report import Run, jain_index, load_run, report_run, summarise
+from airtune.report import Run, elapsed_s, jain_index, load_run, report_run, summarise
 from airtune.tables import bars, number, render_comparison, render_run, write_comparison
 from airtune.types import AirtuneError
 
@@ -41,7 +41,7 @@ def device_row(t: int, device: int, **fields: Any) -> dict[str, Any]:
     return row | fields
 
 
-TIMES = {"observe_s": 0.0, "decide_s": 0.25, "execute_s": 1.0, "evaluate_s": 0.0, "wall_s": 2.0}
+TIMES = {"observe_s": 0.0, "decide_s": 0.25, "execute_s": 1.0, "evaluate_s": 0.0, "wall_s": 2.0, "elapsed_s": 0.0}
 
 
 def write_run(
@@ -53,7 +53,7 @@ def write_run(
         for t, accuracy in enumerate(accuracies):
             energy = {"energy_compute_j": 3.0 * scale, "energy_transmit_j": 1.0 * scale}
             row = round_row(t, accuracy=accuracy, **energy, **fields)
-            folder.append_round(row, [device_row(t, k) for k in range(3)], TIMES | {"t": t})
+            folder.append_round(row, [device_row(t, k) for k in range(3)], TIMES | {"t": t, "elapsed_s": 5.0 + 2.0 * t})
         if ended:
             rows = folder.read_rounds()
             about = {"task": task, "model": "mini", "policy": policy, "seed": seed}
@@ -296,6 +296,9 @@ def test_run_report(tmp_path: Path):
     assert "60.0 % of the budget" in text
     unfinished = report_run(write_run(tmp_path / "half", "alternating", 3, [0.5], ended=False))
     assert math.isnan(unfinished.summary["budget_j"])
+    assert unfinished.summary["wall_s"] == 5.0
+    assert elapsed_s([{"wall_s": 2.0}, {"wall_s": 3.0}]) == 5.0  # rows of an older airtune
+    assert elapsed_s([]) == 0.0
     assert "1 rounds so far" in text_of(render_run(unfinished))
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from airtune.learning.lora import Adapters
 from airtune.learning.pypi import MINILM
 from airtune.learning.server import ServerState
 from airtune.record import RunFolder, refuse_occupied
-from airtune.report import summarise
+from airtune.report import elapsed_s, summarise
 from airtune.round import Record, State, step
 from airtune.settings import dump, label_of, load
 from airtune.surroundings import changed_code, environment, same_policy, same_surroundings
@@ -37,12 +37,12 @@ def run(config: RunConfig, policy: Policy | None = None, *, prefix: str = "") ->
     Raises:
         AirtuneError: in one line, for anything the user can mend.
     """
-    path = out_of(config)
+    clock, path = _clock(0.0), out_of(config)
     refuse_occupied(path)
     config = dataclasses.replace(_placed(config), threads=use_threads(config.threads), out=path)
     experiment = build(config, policy)
     with RunFolder.create(path, dump(config), environment(experiment, policy)) as folder:
-        return _drive(experiment, folder, experiment.start, prefix)
+        return _drive(experiment, folder, experiment.start, prefix, clock)
 
 
 def resume(path: Path, policy: Policy | None = None, *, prefix: str = "") -> dict[str, Any]:
@@ -64,6 +64,7 @@ def resume(path: Path, policy: Policy | None = None, *, prefix: str = "") -> dic
         finished = folder.read_summary()
         if finished is not None:
             return finished
+        clock = _clock(elapsed_s(folder.read_timings()))
         config = dataclasses.replace(load(folder.read_config(), str(path / "config.toml")), out=path)
         same_policy(folder, policy)
         use_threads(config.threads)
@@ -72,7 +73,7 @@ def resume(path: Path, policy: Policy | None = None, *, prefix: str = "") -> dic
         checkpoint = folder.load_checkpoint()
         state = experiment.start if checkpoint is None else _from_checkpoint(*checkpoint)
         folder.truncate_to(state.t)
-        return _drive(experiment, folder, state, prefix)
+        return _drive(experiment, folder, state, prefix, clock)
 
 
 def run_or_resume(config: RunConfig, prefix: str = "") -> dict[str, Any]:
@@ -107,7 +108,15 @@ def out_of(config: RunConfig) -> Path:
     return config.out or Path("runs") / f"{config.name}-{label_of(config.policy)}-s{config.seed}"
 
 
-def _drive(experiment: Experiment, folder: RunFolder, state: State, prefix: str) -> dict[str, Any]:
+def _clock(spent_s: float) -> Callable[[], float]:
+    """Seconds spent on the run so far: by processes before this one, and since this call."""
+    began = time.perf_counter()
+    return lambda: spent_s + time.perf_counter() - began
+
+
+def _drive(
+    experiment: Experiment, folder: RunFolder, state: State, prefix: str, clock: Callable[[], float]
+) -> dict[str, Any]:
     """The caller's loop: step, evaluate, write, show."""
     config = experiment.config
     budget_j = config.rounds * float(experiment.system.cell.devices.budget_j.sum())
@@ -129,11 +138,12 @@ def _drive(experiment: Experiment, folder: RunFolder, state: State, prefix: str)
                 "execute_s": stepped - began - record.observe_s - record.decide_s,
                 "evaluate_s": ended - stepped,
                 "wall_s": ended - began,
+                "elapsed_s": clock(),
             }
             folder.append_round(row, _device_rows(experiment, state, record), timing)
             folder.save_checkpoint(*_to_checkpoint(state))
             display.update(row)
-    return _finish(experiment, folder, state, budget_j)
+    return _finish(experiment, folder, state, budget_j, clock)
 
 
 def _evaluated(experiment: Experiment, state: State) -> float | None:
@@ -156,7 +166,9 @@ def _accuracy(learner: Learner, state: State, index: NDArray[np.int64]) -> float
     return float((scores.argmax(axis=1) == learner.dev.label[index]).mean())
 
 
-def _finish(experiment: Experiment, folder: RunFolder, state: State, budget_j: float) -> dict[str, Any]:
+def _finish(
+    experiment: Experiment, folder: RunFolder, state: State, budget_j: float, clock: Callable[[], float]
+) -> dict[str, Any]:
     """Evaluate on the whole dev set, export the adapter, write the summary."""
     config, learner = experiment.config, experiment.learner
     accuracy = _accuracy(learner, state, np.arange(len(learner.dev)))
@@ -171,7 +183,7 @@ def _finish(experiment: Experiment, folder: RunFolder, state: State, budget_j: f
             policy=label_of(config.policy),
             seed=config.seed,
             budget_j=budget_j,
-            wall_s=sum(row["wall_s"] for row in folder.read_timings()),
+            wall_s=clock(),
         )
     )
     summary |= {"accuracy": accuracy, "accuracy_samples": len(learner.dev), "bound_kind": "estimated"}

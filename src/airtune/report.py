@@ -91,6 +91,13 @@ def summarise(
     )
 
 
+def elapsed_s(timings: Rows) -> float:
+    """Time spent on a run up to its last timing row, by all processes together [s]; 0 without rows."""
+    if not timings:
+        return 0.0
+    return timings[-1].get("elapsed_s") or math.fsum(row["wall_s"] for row in timings)
+
+
 def load_run(path: Path) -> Run:
     """Read a finished run for comparison. Raises AirtuneError if it is none or has not ended."""
     folder = RunFolder.open(path)
@@ -112,7 +119,7 @@ def report_run(path: Path) -> RunReport:
         policy=config.get("policy", {}).get("name", "?"),
         seed=config.get("seed", 0),
         budget_j=math.nan,
-        wall_s=math.fsum(row["wall_s"] for row in timings),
+        wall_s=elapsed_s(timings),
     )
     gaps = [(row["upper_bound"] - row["objective"]) / abs(row["upper_bound"]) for row in rounds if row["upper_bound"]]
     delivered: dict[int, int] = {}

@@ -77,6 +77,8 @@ class TimingRow(TypedDict):
     evaluate_s: float
     wall_s: float
     """Since the start of this round."""
+    elapsed_s: float
+    """Spent on the run until the end of this round, by this process and those that it was resumed from."""
 
 
 class Summary(TypedDict):
@@ -98,6 +100,9 @@ class Summary(TypedDict):
     """Delivered over scheduled uploads; null if nothing was scheduled."""
     tokens: float
     wall_s: float
+    """Duration: loading, tokenising, rounds, last evaluation and export, summed over resumes. Counted from the call of
+    run or resume, so without Python's start; of a process that was killed up to its last written round; in a comparison
+    the first run alone loads the model and data that all share."""
     bound: float | None
     module_histogram: list[int]
     """Device-rounds on each module, length M + 1."""

@@ -80,7 +80,7 @@ def test_the_upper_bound_skips_resources_but_not_shapes(problem, decision):
 
 @pytest.mark.parametrize("link", ["outage", "waterfall"])
 def test_the_success_probability_is_that_of_the_link(make_problem, link):
-    """A claim is compared with (6), written out here, on every device; rounding passes, more does not."""
+    """A claim is compared with exp(−c/p), written out here, on every device; rounding passes, more does not."""
     problem = make_problem(4, 2, 5, link, band_hz=8e6, feasible=np.ones((4, 2), np.bool_))
     good = make_decision(problem, np.array([1, 1, 0, 1]), np.full(4, 0.2), np.full(4, 2e6))
     noise, snr = problem.link.noise_w_per_hz, 2.0 ** (problem.payload_bit[:, 0] / (2e6 * problem.uplink_s[:, 0])) - 1.0

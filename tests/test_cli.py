@@ -144,7 +144,11 @@ def test_compare_several_modules_and_the_digest(tiny, tmp_path, capsys):
         assert summary["policy"] == label
         assert not label[-1].isdigit() or used == {int(label[-1])}, used
     assert json.loads((out / "digest-s0/summary.json").read_text())["delivery_rate"] > 0
-    assert run_cli([*command, "--reference", "traditional:3"]) == 0
+    half = tmp_path / "half"
+    shutil.copytree(out / "traditional-m3-s0", half)
+    (half / "summary.json").unlink()
+    assert run_cli([*command, "--reference", "traditional:3"]) == 0 and run_cli(["show", str(half)]) == 0
+    assert "traditional-m3 on sst2" in capsys.readouterr().out
     assert json.loads((out / "compare.json").read_text())["reference"] == "traditional-m3"
 
 

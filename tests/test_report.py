@@ -294,7 +294,7 @@ def test_run_report(tmp_path: Path):
     text = text_of(render_run(report))
     assert "12.00 J" in text
     assert "60.0 % of the budget" in text
-    with RunFolder.create(tmp_path / "m4", {"policy": {"name": "traditional", "module": 4}}, {}) as folder:
+    with RunFolder.create(tmp_path / "m4", {}, {"policy": {"label": "traditional-m4"}}) as folder:
         folder.append_round(round_row(0), [device_row(0, 0)], TIMES | {"t": 0})
     assert report_run(tmp_path / "m4").summary["policy"] == "traditional-m4"
     unfinished = report_run(write_run(tmp_path / "half", "alternating", 3, [0.5], ended=False))

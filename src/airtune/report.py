@@ -9,7 +9,6 @@ from typing import Any, cast
 
 from airtune.record import RunFolder
 from airtune.rows import Summary
-from airtune.settings import label
 from airtune.types import AirtuneError
 
 Rows = Sequence[Mapping[str, Any]]
@@ -113,13 +112,11 @@ def report_run(path: Path) -> RunReport:
     folder = RunFolder.open(path)
     rounds, devices, timings = folder.read_rounds(), folder.read_devices(), folder.read_timings()
     config = folder.read_config()
-    policy = config.get("policy", {})
-    file = policy.get("file")
     summary = cast("Summary | None", folder.read_summary()) or summarise(
         rounds,
         task=config.get("task", {}).get("name", "?"),
         model=config.get("model", {}).get("name", "?"),
-        policy=label(policy.get("name", "?"), policy.get("module"), file and Path(file)),
+        policy=folder.read_environment().get("policy", {}).get("label") or config.get("policy", {}).get("name", "?"),
         seed=config.get("seed", 0),
         budget_j=math.nan,
         wall_s=elapsed_s(timings),

@@ -57,14 +57,9 @@ def label_of(policy: PolicyConfig) -> str:
     >>> label_of(PolicyConfig()), label_of(PolicyConfig(name="traditional", module=4))
     ('alternating', 'traditional-m4')
     """
-    return label(policy.name, policy.module, policy.file)
-
-
-def label(name: str, module: int | None, file: Path | None) -> str:
-    """`label_of` a policy whose configuration is at hand only in parts."""
-    if file is not None:
-        return file.stem
-    return f"{name}-m{module}" if name in FIXED and module is not None else name
+    if policy.file is not None:
+        return policy.file.stem
+    return f"{policy.name}-m{policy.module}" if policy.name in FIXED and policy.module is not None else policy.name
 
 
 def presets() -> dict[str, str]:

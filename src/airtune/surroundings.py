@@ -12,6 +12,7 @@ import torch
 from airtune.build import Experiment
 from airtune.config import RunConfig
 from airtune.record import RunFolder
+from airtune.settings import label_of
 from airtune.types import AirtuneError, Policy
 
 PACKAGES = ("airtune", "torch", "transformers", "peft", "numpy", "scipy", "safetensors")
@@ -30,7 +31,7 @@ def environment(experiment: Experiment, policy: Policy | None = None) -> dict[st
         "threads": torch.get_num_threads(),
         "model": _used(str(learner.source.path), learner.source.description, dict(learner.source.files)),
         "data": _used(learner.data.source, learner.data.description, dict(learner.data.sha256)),
-        "policy": _policy_used(experiment.config, policy),
+        "policy": _policy_used(experiment.config, policy) | {"label": label_of(experiment.config.policy)},
     }
 
 

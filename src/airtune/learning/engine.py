@@ -120,7 +120,8 @@ class Engine:
             loss = functional.cross_entropy(logits if prior is None else logits + prior, label)
             if not math.isfinite(loss.item()):
                 raise AirtuneError(
-                    f"training diverged: the loss became {loss.item()}; lower learning.rate (now {self.config.rate:g})"
+                    f"training diverged: the loss became {loss.item()}; lower learning.rate (now {self.config.rate:g}) "
+                    f"or learning.server_rate (now {self.config.server_rate:g})"
                 )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()

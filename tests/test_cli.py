@@ -556,16 +556,22 @@ def test_interrupted_where_nothing_is_written_yet(tiny, tmp_path, monkeypatch, c
 
 
 def test_ctrl_c_and_resume(tiny, done, tmp_path, capfd):
-    """A real process, a real signal."""
+    """A real process, a real signal; a shell's background jobs start with it ignored, so it is switched on first."""
     out = tmp_path / "run"
-    code = "import sys; from airtune.cli import run_cli; sys.exit(run_cli(sys.argv[1:]))"
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from airtune.cli import run_cli; sys.exit(run_cli(sys.argv[1:]))"
+    )
     command = [sys.executable, "-c", code, "run", tiny, "--rounds", "400", "--out", str(out)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     rounds, ends = out / "rounds.jsonl", time.monotonic() + 60
-    while not (rounds.exists() and rounds.stat().st_size) and process.poll() is None and time.monotonic() < ends:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=30)
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        while not (rounds.exists() and rounds.stat().st_size) and process.poll() is None and time.monotonic() < ends:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        try:
+            _, told = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert process.returncode == 130, told
     assert told == f"airtune: interrupted; `airtune resume {out}` goes on from the last finished round\n"
     capfd.readouterr()

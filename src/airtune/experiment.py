@@ -20,7 +20,7 @@ from airtune.learning.pypi import MINILM
 from airtune.learning.server import ServerState
 from airtune.record import RunFolder, refuse_occupied
 from airtune.report import elapsed_s, summarise
-from airtune.round import Record, State, step
+from airtune.round import Record, State, rounds
 from airtune.settings import dump, label_of, load
 from airtune.surroundings import changed_code, environment, same_policy, same_surroundings
 from airtune.types import AirtuneError, Memory, Policy
@@ -115,7 +115,7 @@ def _clock(spent_s: float) -> Callable[[], float]:
 
 
 def _drive(
-    experiment: Experiment, folder: RunFolder, state: State, prefix: str, clock: Callable[[], float]
+    experiment: Experiment, folder: RunFolder, start: State, prefix: str, clock: Callable[[], float]
 ) -> dict[str, Any]:
     """The caller's loop: step, evaluate, write, show."""
     config = experiment.config
@@ -124,9 +124,8 @@ def _drive(
     with RunDisplay(title, rounds=config.rounds, budget_j=budget_j) as display:
         for fact in experiment.learner.facts:
             display.message(f"  {fact}")
-        while state.t < config.rounds:
-            began = time.perf_counter()
-            state, record = step(experiment.system, state)
+        state, began = start, time.perf_counter()
+        for state, record in rounds(experiment.system, start):
             stepped = time.perf_counter()
             accuracy = _evaluated(experiment, state)
             ended = time.perf_counter()
@@ -143,6 +142,7 @@ def _drive(
             folder.append_round(row, _device_rows(experiment, state, record), timing)
             folder.save_checkpoint(*_to_checkpoint(state))
             display.update(row)
+            began = time.perf_counter()
     return _finish(experiment, folder, state, budget_j, clock)
 
 

@@ -14,7 +14,6 @@ class Stream(IntEnum):
     FADING = 4
     PARTITION = 5
     BATCHES = 6
-    DELIVERY = 7
     ADAPTER = 8
     BASELINE = 9
     EVALUATION = 10

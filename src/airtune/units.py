@@ -1,7 +1,5 @@
 """Decibels live only at the borders (configuration, plots); everything inside is SI and linear."""
 
-import math
-
 
 def db_to_linear(value_db: float) -> float:
     """Power ratio of a level in dB.
@@ -10,11 +8,6 @@ def db_to_linear(value_db: float) -> float:
     1000.0
     """
     return 10.0 ** (value_db / 10.0)
-
-
-def linear_to_db(ratio: float) -> float:
-    """Level in dB of a power ratio > 0."""
-    return 10.0 * math.log10(ratio)
 
 
 def dbm_to_w(level_dbm: float) -> float:

@@ -41,7 +41,7 @@ def decision(problem):
 
 
 def test_a_good_decision_passes(problem, decision):
-    validate_decision(problem, decision)
+    assert validate_decision(problem, decision) is None
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,6 @@ class SimulatedFleet:
         self.seed = seed
         self.rounds = rounds
         self._weight = weight
-        self._classes = engine.classes
 
     def batches(self, t: int, device: int) -> list[NDArray[np.int64]]:
         """Sample indices of each of the E local steps of a device in round t; no repeats while samples last."""
@@ -103,7 +102,7 @@ class SimulatedFleet:
             module = int(decision.module[device])
             batches = self.batches(t, device)
             label = self.tokens.label[np.concatenate(batches)]
-            prior = log_prior(label, self._classes) if engine.config.prior_correction else None
+            prior = log_prior(label, engine.classes) if engine.config.prior_correction else None
             rest = engine.family.rest(adapters, module) if engine.config.context == "whole" else None
             start = engine.family.slice(adapters, module)
             trained = engine.train(start, self.tokens, batches, rates, prior, rest)

@@ -222,11 +222,6 @@ def attach(
         setattr(module, last, part[name])
 
 
-def detach_all(tensors: Mapping[str, Tensor]) -> Adapters:
-    """Copies without history."""
-    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
-
-
 def add_scaled(target: Adapters, parts: Iterable[tuple[str, Tensor]], scale: float) -> None:
     """target[name] += scale · tensor over the leading components that the tensor covers, in place."""
     for name, tensor in parts:

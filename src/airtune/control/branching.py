@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from airtune.control.compiled import compiled
 from airtune.control.curve import Options, value_at
-from airtune.control.dual import HIGH, LATEST, LOW, Demand, Limits, dual_at, minimise_dual, new_demand
+from airtune.control.dual import HIGH, LATEST, LOW, Demand, Limits, dual_at, minimise_dual
 from airtune.control.sharing import Incumbent, recover
 
 Floats = NDArray[np.float64]
@@ -40,7 +40,6 @@ class Tree(NamedTuple):
     cut_hz: Floats
 
 
-@compiled
 def new_tree(size: int) -> Tree:
     """Space for this many nodes."""
     return Tree(
@@ -121,8 +120,8 @@ def cut_of(options: Options, demand: Demand, band_hz: float) -> tuple[int, float
 @compiled
 def limit(tree: Tree, node: int, band_hz: float, limits: Limits) -> None:
     """Set the band limits of every device to those of a node."""
-    limits.least_hz[:] = 0.0
-    limits.most_hz[:] = band_hz
+    for k in range(len(limits.least_hz)):
+        limits.least_hz[k], limits.most_hz[k] = 0.0, band_hz
     while node > 0:
         k = tree.device[node]
         limits.least_hz[k] = max(limits.least_hz[k], tree.least_hz[node])
@@ -131,8 +130,27 @@ def limit(tree: Tree, node: int, band_hz: float, limits: Limits) -> None:
 
 
 @compiled
+def reserved_hz(limits: Limits) -> float:
+    """Band that the devices must take at least."""
+    total = 0.0
+    for least_hz in limits.least_hz:
+        total += least_hz
+    return total
+
+
+@compiled
+def highest(tree: Tree, used: int) -> tuple[int, float]:
+    """The open node of the highest bound, and its bound."""
+    node = 0
+    for other in range(used):
+        if tree.bound[other] > tree.bound[node]:
+            node = other
+    return node, tree.bound[node]
+
+
+@compiled
 def close_gap(
-    options: Options, limits: Limits, band_hz: float, root: Demand, tolerance: float, nodes_max: int, best: Incumbent
+    options: Options, limits: Limits, band_hz: float, demand: Demand, tolerance: float, tree: Tree, best: Incumbent
 ) -> tuple[float, int]:
     """Search best-first until bound and incumbent meet to a relative tolerance, or the nodes are used up.
 
@@ -140,21 +158,19 @@ def close_gap(
         options: the round's options, those that may be used.
         limits: no limits; changed.
         band_hz: B [Hz].
-        root: the demand at the minimum of D without limits.
+        demand: what is wanted at the minimum of D without limits; changed.
         tolerance: relative gap at which to stop.
-        nodes_max: nodes at most.
+        tree: space for the nodes; it ends the search when it is full.
         best: the incumbent; improved.
 
     Returns:
         A proven upper bound on (P1) [J²], and the nodes used.
     """
-    tree, used, stuck = new_tree(nodes_max + 2), 1, -math.inf
-    demand = new_demand(len(options.first) - 1, len(options.reward))
-    tree.bound[0], tree.log_price[0] = min(root.dual[LOW], root.dual[HIGH]), root.log_price[HIGH]
-    tree.next_device[0], tree.cut_hz[0] = cut_of(options, root, band_hz)
+    used, stuck = 1, -math.inf
+    tree.bound[0], tree.log_price[0] = min(demand.dual[LOW], demand.dual[HIGH]), demand.log_price[HIGH]
+    tree.next_device[0], tree.cut_hz[0] = cut_of(options, demand, band_hz)
     while used + 2 <= len(tree.bound):
-        node = np.argmax(tree.bound[:used])
-        bound = tree.bound[node]
+        node, bound = highest(tree, used)
         if bound - best.value[0] <= tolerance * abs(bound):
             break
         tree.bound[node] = -math.inf
@@ -169,7 +185,7 @@ def close_gap(
             tree.least_hz[used] = cut if side == 1 else least
             tree.most_hz[used] = most if side == 1 else cut
             limit(tree, used, band_hz, limits)
-            if limits.least_hz.sum() <= band_hz:
+            if reserved_hz(limits) <= band_hz:
                 minimise_dual(options, limits, band_hz, tree.log_price[node], demand)
                 below = min(bound, demand.dual[LOW], demand.dual[HIGH])
                 if below > best.value[0]:
@@ -177,4 +193,4 @@ def close_gap(
                     tree.bound[used], tree.log_price[used] = below, demand.log_price[HIGH]
                     tree.next_device[used], tree.cut_hz[used] = cut_of(options, demand, band_hz)
             used += 1
-    return max(best.value[0], stuck, tree.bound[:used].max()), used
+    return max(best.value[0], stuck, highest(tree, used)[1]), used

@@ -34,15 +34,15 @@ _CONVERGED = 1e-4
 """Relative Newton step that ends a root: x is then exact to about 1e-8, and φ, flat at its maximiser, to rounding."""
 
 
-def _growth_polynomial(degree: int = 15) -> Floats:
-    """Coefficients of e^w in s = √(1 − e y), w e^{−w} = y in [0, ½e^{−½}], highest first; relative error 1e-14."""
+def _growth_polynomial(degree: int = 12) -> Floats:
+    """Coefficients of e^w in s = √(1 − e y), w e^{−w} = y in [0, ½e^{−½}], highest first; relative error 1e-13."""
     low, high = math.sqrt(1.0 - math.e * HALF), 1.0
     s = 0.5 * (low + high) + 0.5 * (high - low) * np.cos(np.pi * (np.arange(400) + 0.5) / 400)
     fit = np.polynomial.Chebyshev.fit(s, np.exp(-np.real(lambertw(-(1.0 - s * s) / math.e))), degree, [low, high])
     return np.ascontiguousarray(fit.convert(kind=np.polynomial.Polynomial).coef[::-1])
 
 
-_GROWTH = tuple(float(each) for each in _growth_polynomial())
+_G12, _G11, _G10, _G9, _G8, _G7, _G6, _G5, _G4, _G3, _G2, _G1, _G0 = map(float, _growth_polynomial())
 
 
 class Options(NamedTuple):
@@ -84,10 +84,12 @@ class Options(NamedTuple):
 def growth(y: float) -> float:
     """e^w for w e^{−w} = y, 0 ≤ y ≤ ½e^{−½}; w itself is y e^w."""
     s = math.sqrt(1.0 - math.e * y)
-    total = 0.0
-    for coefficient in _GROWTH:
-        total = total * s + coefficient
-    return total
+    s2 = s * s
+    s4 = s2 * s2
+    low = (_G0 + _G1 * s) + (_G2 + _G3 * s) * s2
+    middle = (_G4 + _G5 * s) + (_G6 + _G7 * s) * s2
+    high = (_G8 + _G9 * s) + (_G10 + _G11 * s) * s2
+    return low + s4 * (middle + s4 * (high + s4 * _G12))
 
 
 @compiled
@@ -144,12 +146,13 @@ def root(options: Options, i: int, log_price: float, guess: float) -> float:
         else:
             high = x
         step = missing / slope if slope > 0.0 else math.inf
-        after = x * math.exp(step) if abs(step) > 0.1 else x * (1.0 + step * (1.0 + 0.5 * step))
-        if not low < after < high:
-            after = 0.5 * (low + high) if low > 0.0 else 0.1 * high
-        if abs(after - x) <= _CONVERGED * x:
-            return after
-        x = after
+        if abs(step) <= _CONVERGED:
+            return min(max(x * (1.0 + step), 1e-300), high if missing > 0.0 else x)
+        x = x * math.exp(step) if abs(step) > 0.1 else x * (1.0 + step * (1.0 + 0.5 * step))
+        if not low < x < high:
+            x = 0.5 * (low + high) if low > 0.0 else 0.1 * high
+        if high - low <= 1e-15 * high:
+            return x
     return x
 
 

@@ -22,7 +22,7 @@ LOG_PRICE_MIN = -650.0
 """Prices below e^this are as good as 0."""
 _EXPANSIONS = 200
 _EVALUATIONS = 60
-_DUAL_TOLERANCE = 1e-9
+_DUAL_TOLERANCE = 1e-8
 """Relative distance of D(λ) to its minimum at which the price search ends."""
 _BAND_TOLERANCE = 1e-13
 """Relative mismatch of demand and band at which a price is exact."""
@@ -62,26 +62,15 @@ class Demand(NamedTuple):
     """b of every option at its φ, shape (3, n)."""
 
 
-@compiled
 def free_limits(devices: int, options: int, band_hz: float) -> Limits:
     """Everything may be chosen."""
-    return Limits(
-        np.ones(options, np.bool_), np.zeros(devices), np.full(devices, band_hz), np.zeros(options)
-    )
+    return Limits(np.ones(options, np.bool_), np.zeros(devices), np.full(devices, band_hz), np.zeros(options))
 
 
-@compiled
 def new_demand(devices: int, options: int) -> Demand:
     """Space for a search."""
-    return Demand(
-        np.zeros(3),
-        np.zeros(3),
-        np.zeros(3),
-        np.full((3, devices), -1, np.int64),
-        np.zeros((3, devices)),
-        np.zeros((3, options)),
-        np.zeros((3, options)),
-    )
+    pick, wide, many = np.full((3, devices), -1, np.int64), np.zeros((3, devices)), np.zeros((3, options))
+    return Demand(np.zeros(3), np.zeros(3), np.zeros(3), pick, wide, many, many.copy())
 
 
 @compiled
@@ -130,10 +119,10 @@ def keep(demand: Demand, row: int) -> None:
     """Copy the latest row to another."""
     demand.log_price[row], demand.dual[row] = demand.log_price[LATEST], demand.dual[LATEST]
     demand.total_hz[row] = demand.total_hz[LATEST]
-    demand.pick[row, :] = demand.pick[LATEST]
-    demand.band_hz[row, :] = demand.band_hz[LATEST]
-    demand.phi[row, :] = demand.phi[LATEST]
-    demand.offered_hz[row, :] = demand.offered_hz[LATEST]
+    for k in range(demand.pick.shape[1]):
+        demand.pick[row, k], demand.band_hz[row, k] = demand.pick[LATEST, k], demand.band_hz[LATEST, k]
+    for i in range(demand.phi.shape[1]):
+        demand.phi[row, i], demand.offered_hz[row, i] = demand.phi[LATEST, i], demand.offered_hz[LATEST, i]
 
 
 @compiled

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from airtune.control.alternating import AlternatingPolicy
-from airtune.control.branching import close_gap, worth_keeping
+from airtune.control.branching import close_gap, new_tree, worth_keeping
 from airtune.control.curve import Options
 from airtune.control.dual import HIGH, LOW, free_limits, minimise_dual, new_demand
 from airtune.control.evaluation import make_decision
@@ -65,7 +65,7 @@ class JointPolicy:
         start = float(demand.log_price[HIGH])
         demand, limits = new_demand(devices, len(left.reward)), free_limits(devices, len(left.reward), band_hz)
         minimise_dual(left, limits, band_hz, start, demand)
-        return left, *close_gap(left, limits, band_hz, demand, self.tolerance, self.nodes_max, best)
+        return left, *close_gap(left, limits, band_hz, demand, self.tolerance, new_tree(self.nodes_max + 2), best)
 
 
 def first_log_price(options: Options, band_hz: float) -> float:

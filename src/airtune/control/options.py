@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from airtune.control.compiled import compiled
-from airtune.control.curve import HALF, X_MAX, Options, capped_slope, free_slope, slope_factor, value_at
+from airtune.control.curve import HALF, X_MAX, Options, capped_slope, free_slope, growth, slope_factor, value_at
 from airtune.physics.link import OutageLink
 from airtune.types import Problem
 
@@ -20,11 +20,11 @@ _STEPS = 100
 
 @compiled
 def x_of_gain(h: float) -> float:
-    """x with (e^x − 1)/x = h ≥ 1: Newton on ln h(x), convex in x, from its right."""
+    """x with (e^x − 1)/x = h ≥ 1: Newton on ln h(x), convex in x."""
     if h <= 1.0:
         return 0.0
     goal = math.log(h)
-    x = min(2.0 * goal, X_MAX)
+    x = min(goal + math.log1p(goal), X_MAX)
     for _ in range(_STEPS):
         less_one = math.expm1(x)
         step = (math.log(less_one / x) - goal) * x * less_one / slope_factor(x, less_one)
@@ -42,7 +42,7 @@ def x_of_inflection(kappa: float) -> float:
     """x at which e^{−κ h(a/b)} turns from concave to convex in b: κ = x³ e^x/Q², which falls in x; bracketed Newton."""
     low, high = 1e-9, X_MAX
     log_kappa = math.log(kappa)
-    x = 4.0 / kappa if kappa > 2.0 else max(1.0, -log_kappa)
+    x = math.log1p(4.0 / kappa)
     for _ in range(_STEPS):
         less_one = math.expm1(x)
         q = slope_factor(x, less_one)
@@ -63,7 +63,9 @@ def x_of_inflection(kappa: float) -> float:
 
 @compiled
 def twice_w(rho: float) -> float:
-    """u = 2w with u e^{−u} = ρ, 0 < ρ < 1/e, u < 1: Newton on ln u − u, concave, from its left."""
+    """u = 2w with u e^{−u} = ρ, 0 < ρ < 1/e, u < 1: near 1 by Newton on ln u − u, concave, from its left."""
+    if rho <= HALF:
+        return rho * growth(rho)
     goal = math.log(rho)
     u = max(rho, 1.0 - math.sqrt(2.0 * max(1.0 - math.e * rho, 0.0)))
     for _ in range(_STEPS):
@@ -75,32 +77,63 @@ def twice_w(rho: float) -> float:
 
 
 @compiled
-def shape(options: Options) -> None:
-    """Fill in where each option's cap begins to bind and where its marginal value is largest."""
-    for i in range(len(options.reward)):
-        ratio, kappa, log_scale = options.ratio[i], options.kappa[i], options.log_scale[i]
-        rho = options.cost_per_w[i] * options.cap_w[i] / options.reward[i]
-        if rho * math.e >= 1.0:  # w reaches ½ before the cap binds
-            x = x_of_gain(1.0 / (math.e * ratio))
-            options.x_join[i] = options.x_top[i] = x
-            options.log_join[i] = options.log_top[i] = free_slope(x, ratio, log_scale)[0] if x > 0.0 else -math.inf
-            continue
-        options.x_join[i], options.log_join[i] = 0.0, -math.inf
-        if rho > 1e-300:
-            x = x_of_gain(twice_w(rho) / kappa)
-            if x > 1e-9:
-                options.x_join[i], options.log_join[i] = x, free_slope(x, ratio, log_scale)[0]
-        x = max(x_of_inflection(kappa), options.x_join[i])
-        options.x_top[i], options.log_top[i] = x, capped_slope(x, kappa, log_scale)[0]
+def shape(options: Options, i: int) -> None:
+    """Fill in where the cap of option i begins to bind and where its marginal value is largest."""
+    ratio, kappa, log_scale = options.ratio[i], options.kappa[i], options.log_scale[i]
+    rho = options.cost_per_w[i] * options.cap_w[i] / options.reward[i]
+    if rho * math.e >= 1.0:  # w reaches ½ before the cap binds
+        x = x_of_gain(1.0 / (math.e * ratio))
+        options.x_join[i] = options.x_top[i] = x
+        options.log_join[i] = options.log_top[i] = free_slope(x, ratio, log_scale)[0] if x > 0.0 else -math.inf
+        return
+    options.x_join[i], options.log_join[i] = 0.0, -math.inf
+    if rho > 1e-300:
+        x = x_of_gain(twice_w(rho) / kappa)
+        if x > 1e-9:
+            options.x_join[i], options.log_join[i] = x, free_slope(x, ratio, log_scale)[0]
+    x = max(x_of_inflection(kappa), options.x_join[i])
+    options.x_top[i], options.log_top[i] = x, capped_slope(x, kappa, log_scale)[0]
 
 
 @compiled
-def paying(options: Options, band_hz: float) -> NDArray[np.bool_]:
-    """Options that are worth something with the whole band to themselves; the others never are."""
-    pays = np.zeros(len(options.reward), np.bool_)
-    for i in range(len(pays)):
-        pays[i] = options.x_top[i] > 0.0 and value_at(options, i, options.nats_hz[i] / band_hz) > 0.0
-    return pays
+def gather(
+    able: NDArray[np.bool_],
+    reward: Floats,
+    payload_bit: Floats,
+    uplink_s: Floats,
+    compute_j: Floats,
+    cap_w: Floats,
+    noise_per_gain: Floats,
+    queue_j: Floats,
+    pa_efficiency: Floats,
+    circuit_power_w: Floats,
+    band_hz: float,
+    options: Options,
+) -> int:
+    """Write the options that are worth something with the whole band to themselves; returns their number."""
+    n = 0
+    for k in range(able.shape[0]):
+        options.first[k] = n
+        for m in range(able.shape[1]):
+            if not able[k, m]:
+                continue
+            a_reward, uplink, cap = reward[k, m], uplink_s[k, m], min(cap_w[k, m], _HUGE)
+            nats = min(max(math.log(2.0) * payload_bit[k, m] / uplink, _TINY), _HUGE)
+            scale = min(max(noise_per_gain[k] * nats, _TINY), _HUGE)
+            cost = queue_j[k] * uplink / pa_efficiency[k]
+            fixed = queue_j[k] * (compute_j[k, m] + circuit_power_w[k] * uplink)
+            kappa, ratio = max(scale / cap, _TINY), cost * scale / a_reward
+            if not (kappa < X_MAX and nats / band_hz < X_MAX and ratio < 4.0 * HALF * HALF and fixed < a_reward):
+                continue
+            options.module[n], options.reward[n], options.fixed[n] = m + 1, a_reward, fixed
+            options.nats_hz[n], options.scale_w[n], options.cap_w[n] = nats, scale, cap
+            options.cost_per_w[n], options.ratio[n], options.kappa[n] = cost, ratio, kappa
+            options.log_scale[n] = math.log(a_reward) - math.log(nats)
+            shape(options, n)
+            if options.x_top[n] > 0.0 and value_at(options, n, nats / band_hz) > 0.0:
+                n += 1
+    options.first[able.shape[0]] = n
+    return n
 
 
 def options_of(problem: Problem, link: OutageLink) -> Options:
@@ -112,26 +145,27 @@ def options_of(problem: Problem, link: OutageLink) -> Options:
     """
     able = problem.feasible & (problem.utility > 0) & (problem.uplink_s > 0) & (problem.power_max_w > 0)
     able &= (problem.gain > 0)[:, None]
-    device, column = np.nonzero(able)
-    with np.errstate(over="ignore", under="ignore", divide="ignore", invalid="ignore"):
-        uplink, cap = problem.uplink_s[device, column], np.minimum(problem.power_max_w[device, column], _HUGE)
-        queue = np.minimum(problem.queue_j[device], _HUGE)
-        reward = np.minimum(problem.tradeoff_v * problem.utility[device, column], _HUGE)
-        nats = np.clip(math.log(2.0) * problem.payload_bit[device, column] / uplink, _TINY, _HUGE)
-        scale = np.clip(link.snr_gap * link.noise_w_per_hz * nats / problem.gain[device], _TINY, _HUGE)
-        cost = queue * uplink / problem.pa_efficiency[device]
-        fixed = queue * (problem.compute_j[device, column] + problem.circuit_power_w[device] * uplink)
-        kappa, ratio = np.maximum(scale / cap, _TINY), cost * scale / reward
-        alone = nats / problem.bandwidth_hz
-        sane = (kappa < X_MAX) & (alone < X_MAX) & (ratio < 4.0 * HALF * HALF) & (fixed < reward)
-    keep = np.flatnonzero(sane)
-    arrays = [each[keep] for each in (reward, fixed, nats, scale, cap, cost, ratio, kappa)]
-    log_scale = np.log(arrays[0]) - np.log(arrays[2])
-    blank = [np.zeros(len(keep)) for _ in range(4)]
-    first = _first(device[keep], len(problem.gain))
-    options = Options(first, column[keep] + 1, *arrays, log_scale, *blank)
-    shape(options)
-    return subset(options, paying(options, problem.bandwidth_hz))
+    size = able.size
+    space = [np.empty(size) for _ in Options._fields[2:]]
+    space = Options(np.empty(len(able) + 1, np.int64), np.empty(size, np.int64), *space)
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        noise_per_gain = link.snr_gap * link.noise_w_per_hz / problem.gain
+        reward = np.minimum(problem.tradeoff_v * problem.utility, _HUGE)
+    found = gather(
+        able,
+        reward,
+        problem.payload_bit,
+        problem.uplink_s,
+        problem.compute_j,
+        problem.power_max_w,
+        noise_per_gain,
+        problem.queue_j,
+        problem.pa_efficiency,
+        problem.circuit_power_w,
+        problem.bandwidth_hz,
+        space,
+    )
+    return Options(space.first, *(each[:found] for each in space[1:]))
 
 
 def subset(options: Options, keep: NDArray[np.bool_]) -> Options:

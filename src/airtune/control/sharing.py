@@ -14,8 +14,8 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _STEPS = 100
-_SHARED = 1e-12
-"""Relative mismatch of demand and band at which the band counts as shared out."""
+_SHARED = 1e-7
+"""Relative rest of the band at which it is shared out: stretching every share over it costs only its square."""
 
 
 class Incumbent(NamedTuple):
@@ -29,7 +29,6 @@ class Incumbent(NamedTuple):
     """b, shape (K,)."""
 
 
-@compiled
 def new_incumbent(devices: int) -> Incumbent:
     """Everybody idle, worth 0."""
     return Incumbent(np.zeros(1), np.full(devices, -1, np.int64), np.zeros(devices))
@@ -47,29 +46,40 @@ def recover(options: Options, demand: Demand, band_hz: float, tolerance: float, 
         guess: roots x by option; updated.
         best: the incumbent; improved.
     """
+    devices = len(options.first) - 1
     fits, over = demand.pick[HIGH].copy(), demand.pick[LOW].copy()
     enough = min(demand.dual[LOW], demand.dual[HIGH]) * (1.0 - tolerance)
     improve(options, fits.copy(), band_hz, demand.log_price[HIGH], guess, best)
-    changed = np.flatnonzero(fits != over)
-    if len(changed) == 0 or best.value[0] >= enough:
+    changed, left, smallest = 0, band_hz - demand.total_hz[HIGH], math.inf
+    for k in range(devices):
+        changed += fits[k] != over[k]
+    if changed == 0 or best.value[0] >= enough:
         return
     improve(options, over.copy(), band_hz, demand.log_price[LOW], guess, best)
-    if len(changed) == 1 or best.value[0] >= enough:
+    if changed == 1 or best.value[0] >= enough:
         return
-    extra = np.maximum(demand.band_hz[LOW] - demand.band_hz[HIGH], 0.0)[changed]
-    order = changed[np.argsort(-extra)]
-    left = band_hz - demand.total_hz[HIGH]
-    for k in order:
+    marginal = -1
+    for k in range(devices):
+        if fits[k] == over[k]:
+            continue
         more = max(demand.band_hz[LOW, k] - demand.band_hz[HIGH, k], 0.0)
         if more <= left:
-            fits[k] = over[k]
-            left -= more
+            fits[k], left = over[k], left - more
+        elif more < smallest:
+            marginal, smallest = k, more
     improve(options, fits.copy(), band_hz, demand.log_price[HIGH], guess, best)
-    for k in order[::-1]:
-        if fits[k] != over[k]:
-            fits[k] = over[k]
-            break
-    improve(options, fits, band_hz, demand.log_price[LOW], guess, best)
+    if marginal >= 0:
+        fits[marginal] = over[marginal]
+        improve(options, fits, band_hz, demand.log_price[LOW], guess, best)
+
+
+@compiled
+def count(pick: Ints) -> int:
+    """How many devices have an option."""
+    total = 0
+    for option in pick:
+        total += option >= 0
+    return total
 
 
 @compiled
@@ -77,13 +87,13 @@ def improve(options: Options, pick: Ints, band_hz: float, log_price: float, gues
     """Share the band among these options, again without whoever got nothing, and keep the result if it is better."""
     band = np.zeros(len(pick))
     for _ in range(3):
-        before = np.sum(pick >= 0)
+        before = count(pick)
         value = share(options, pick, band_hz, log_price, guess, band)
         if value > best.value[0]:
             best.value[0] = value
-            best.pick[:] = pick
-            best.band_hz[:] = band
-        if np.sum(pick >= 0) == before:
+            for k in range(len(pick)):
+                best.pick[k], best.band_hz[k] = pick[k], band[k]
+        if count(pick) == before:
             break
 
 

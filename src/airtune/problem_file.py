@@ -17,14 +17,15 @@ from pydantic_core import ErrorDetails
 from airtune.physics.link import OutageLink
 from airtune.types import AirtuneError, Problem
 
-LARGEST = 1e30
-"""Largest magnitude of a number: with more, products of them could leave float64."""
+LARGEST, SMALLEST = 1e30, 1e-30
+"""Largest magnitude of a number, and least of one that must be positive: beyond, products of them could leave float64.
+A gain, a power cap or an uplink time below the least counts as none."""
 _SHOWN = 3
 """Mistakes told at most; the rest are counted."""
 
 _FORBID = ConfigDict(extra="forbid")
 _Number = Annotated[float, Field(strict=True, ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
-_Positive = Annotated[float, Field(strict=True, gt=0, le=LARGEST, allow_inf_nan=False)]
+_Positive = Annotated[float, Field(strict=True, ge=SMALLEST, le=LARGEST, allow_inf_nan=False)]
 _NonNegative = Annotated[float, Field(strict=True, ge=0, le=LARGEST, allow_inf_nan=False)]
 
 
@@ -50,7 +51,7 @@ class RoundDevice:
     """g, mean channel power gain, linear; 0 if it cannot be heard."""
     power_max_w: _NonNegative
     """P, largest transmit power [W]."""
-    pa_efficiency: Annotated[float, Field(strict=True, gt=0, le=1, allow_inf_nan=False)]
+    pa_efficiency: Annotated[float, Field(strict=True, ge=SMALLEST, le=1, allow_inf_nan=False)]
     """ξ, power-amplifier efficiency in (0, 1]."""
     circuit_power_w: _NonNegative
     """P_circ, drawn by the radio while it transmits [W]."""
@@ -148,7 +149,7 @@ def _posed(given: RoundProblem) -> Problem:
         return full
 
     gain, power_max_w, uplink_s = column("gain"), column("power_max_w"), table("uplink_s", -1.0)
-    able = (gain > 0) & (power_max_w > 0)
+    able = (gain >= SMALLEST) & (power_max_w >= SMALLEST)
     return Problem(
         t=0,
         rounds=1,
@@ -167,7 +168,7 @@ def _posed(given: RoundProblem) -> Problem:
         uplink_s=uplink_s,
         compute_j=table("compute_j", 0.0),
         power_max_w=np.where(present, power_max_w[:, None], 0.0),
-        feasible=present & (uplink_s > 0) & able[:, None],
+        feasible=present & (uplink_s >= SMALLEST) & able[:, None],
     )
 
 
@@ -176,7 +177,7 @@ def _told(error: ValidationError) -> str:
     details = error.errors(include_url=False, include_context=False)
     more = len(details) - _SHOWN
     told = "; ".join(_mistake(item) for item in details[:_SHOWN])
-    return f"{told}; and {more:,} more such mistakes" if more > 0 else told
+    return f"{told}; and {more:,} more mistakes" if more > 0 else told
 
 
 def _mistake(item: ErrorDetails) -> str:
@@ -208,6 +209,8 @@ def _right(name: str, item: ErrorDetails) -> str:
         return f"{right}, and finite"
     if isinstance(value, int | float) and abs(value) > LARGEST:
         return f"{right}, and of magnitude {LARGEST:g} at most"
+    if isinstance(value, float) and 0 < value < SMALLEST:
+        return f"{right}, and {SMALLEST:g} at least"
     return right
 
 

@@ -75,10 +75,9 @@ def _show(solution: "Solution") -> None:
     if rows:
         console.print(_table(solution, rows), "")
     if count > len(rows):
-        hidden = len(sending) - sum(solution.decisions[k].module is not None for k in rows)
-        console.print(
-            f"and {count - len(rows):,} more devices, {hidden:,} of them sending; --json lists all", style="dim"
-        )
+        hidden = max(len(sending) - len(rows), 0)
+        told = f"and {count - len(rows):,} more devices, {hidden or 'none'} of them sending; --json lists all"
+        console.print(told, style="dim", highlight=False)
     for label, text in (
         ("Objective", f"{_figure(solution.objective)} J²"),
         ("Upper bound", NONE if solution.upper_bound is None else f"{_figure(solution.upper_bound)} J²"),

@@ -39,11 +39,15 @@ class _Solve:
 def solve_command(arguments: list[str]) -> None:
     """airtune solve FILE.json|- [--solver joint|alternating|exact] [--json]."""
     asked: _Solve = parse(_Solve, arguments, "airtune solve")
+    from rich.console import Console
+
     from airtune.problem_file import parse_problem
     from airtune.solving import solve
 
     where = "standard input" if asked.file == "-" else asked.file
-    solution = solve(parse_problem(_read(asked.file), where), asked.solver)
+    problem = parse_problem(_read(asked.file), where)
+    with Console(stderr=True).status("solving; the joint solver is compiled once, which takes a while …"):
+        solution = solve(problem, asked.solver)
     if asked.json:
         print(json.dumps(solution.to_dict(), allow_nan=False))
     else:
@@ -66,7 +70,7 @@ def _show(solution: "Solution") -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from airtune.tables import NONE, number, percent
+    from airtune.tables import NONE, number
 
     console = Console()
     sending = [k for k, each in enumerate(solution.decisions) if each.module is not None]
@@ -78,13 +82,11 @@ def _show(solution: "Solution") -> None:
         hidden = max(len(sending) - len(rows), 0)
         told = f"and {count - len(rows):,} more devices, {hidden or 'none'} of them sending; --json lists all"
         console.print(told, style="dim", highlight=False)
+    gap = solution.certificate
     for label, text in (
         ("Objective", f"{_figure(solution.objective)} J²"),
         ("Upper bound", NONE if solution.upper_bound is None else f"{_figure(solution.upper_bound)} J²"),
-        (
-            "Certificate",
-            f"{percent(solution.certificate, 4)}{'' if solution.certificate is None else ' at most below the best'}",
-        ),
+        ("Certificate", NONE if gap is None else f"{100 * gap:.2g} % below the bound"),
         ("Solver time", number(solution.solve_s, "s")),
         ("Status", solution.status),
     ):

@@ -178,7 +178,7 @@ def test_certificate():
     def certified(problem, upper_bound):
         with pytest.MonkeyPatch.context() as patch:
             decide = Bounded(upper_bound)
-            patch.setattr(solving, "solver_of", lambda name: decide)
+            patch.setattr(solving, "_ready", lambda name: decide)
             return solving.solve(problem)
 
     value = airtune.solve(cell(), "alternating").objective
@@ -464,3 +464,9 @@ def test_a_hundred_thousand_devices_are_read_quickly():
     problem = parse_problem(text, "here")
     assert time.perf_counter() - start < 10.0  # about a second on an idle machine
     assert problem.feasible.shape == (100_000, 1) and problem.feasible.all()
+
+
+def test_the_documented_example_is_the_shipped_one():
+    text = (EXAMPLE.parents[1] / "docs" / "solve.md").read_text()
+    (block,) = re.findall(r"```json\n(.*?)```", text, re.DOTALL)
+    assert block == EXAMPLE.read_text()

@@ -46,7 +46,8 @@ def solve_command(arguments: list[str]) -> None:
 
     where = "standard input" if asked.file == "-" else asked.file
     problem = parse_problem(_read(asked.file), where)
-    with Console(stderr=True).status("solving; the joint solver is compiled once, which takes a while …"):
+    note = "; its first time ever it is compiled, which takes a while" if asked.solver == "joint" else ""
+    with Console(stderr=True).status(f"solving{note} …"):
         solution = solve(problem, asked.solver)
     if asked.json:
         print(json.dumps(solution.to_dict(), allow_nan=False))
@@ -77,11 +78,13 @@ def _show(solution: "Solution") -> None:
     count = len(solution.decisions)
     rows = list(range(count)) if count <= ROWS_MAX else sending[:ROWS_MAX]
     if rows:
-        console.print(_table(solution, rows), "")
+        console.print(_table(solution, rows))
     if count > len(rows):
         hidden = max(len(sending) - len(rows), 0)
-        told = f"and {count - len(rows):,} more devices, {hidden or 'none'} of them sending; --json lists all"
+        of_them = f"{hidden:,} of them sending" if hidden else "none of them sending"
+        told = f"and {count - len(rows):,} more devices, {of_them}; --json lists all"
         console.print(told, style="dim", highlight=False)
+    console.print()
     gap = solution.certificate
     for label, text in (
         ("Objective", f"{_figure(solution.objective)} J²"),

@@ -30,8 +30,8 @@ X_MAX = 600.0
 """Spectral efficiencies beyond this [nat] leave float64."""
 HALF = 0.5 * math.exp(-0.5)
 """y = w e^{−w} at w = ½."""
-_CONVERGED = 1e-6
-"""Relative Newton step after which the quadratically convergent root is exact to rounding."""
+_CONVERGED = 1e-4
+"""Relative Newton step that ends a root: x is then exact to about 1e-8, and φ, flat at its maximiser, to rounding."""
 
 
 def _growth_polynomial(degree: int = 15) -> Floats:

@@ -1,4 +1,4 @@
-"""The priced dual of a round, minimised over the one price, and bands for fixed modules: (15), §6.
+"""The priced dual of a round, minimised over the one price: (15), §6.
 
 D(λ) is convex in λ with subgradient B − Σ_k b_k(λ). Its minimum lies between a price at which too much band is wanted
 and one at which B suffices; two tangents bound it from below, so the search knows how far it is from the end.
@@ -11,11 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from airtune.control.compiled import compiled
-from airtune.control.curve import Options, offer, root, value_at
+from airtune.control.curve import Options, offer
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+LOW, HIGH, LATEST = 0, 1, 2
+"""Rows of a `Demand`: at a price below the minimiser of D (too much band is wanted), above it, and the latest one."""
+LOG_PRICE_MIN = -650.0
+"""Prices below e^this are as good as 0."""
 _EXPANSIONS = 200
 _EVALUATIONS = 60
 _DUAL_TOLERANCE = 1e-9
@@ -26,241 +30,203 @@ _ROUNDING = 1e-13
 """Relative rounding error of a term of D, added to the bound."""
 
 
+class Limits(NamedTuple):
+    """What may be chosen."""
+
+    alive: NDArray[np.bool_]
+    """Options that may be used, shape (n,)."""
+    least_hz: Floats
+    """Least band of each device, shape (K,)."""
+    most_hz: Floats
+    """Most band of each device, shape (K,)."""
+    guess: Floats
+    """Roots x found so far, by option (0: none): where the next search for them starts; updated in place."""
+
+
 class Demand(NamedTuple):
-    """What the devices want at two prices, index 0 below the minimiser of D (too much band) and 1 above it."""
+    """What the devices want at prices, a row each of `LOW`, `HIGH` and `LATEST`."""
 
     log_price: Floats
-    """ln λ, shape (2,)."""
+    """ln λ, shape (3,)."""
     dual: Floats
-    """D(λ) [J²], shape (2,)."""
+    """D(λ) [J²], rounded up, shape (3,)."""
     total_hz: Floats
-    """Σ b, shape (2,)."""
+    """Σ b, shape (3,)."""
     pick: Ints
-    """Option of each device, −1 for none, shape (2, K)."""
+    """Option of each device, −1 for none, shape (3, K)."""
     band_hz: Floats
-    """b, shape (2, K)."""
+    """b, shape (3, K)."""
+    phi: Floats
+    """φ_{k,m}(λ) of every option [J²], shape (3, n)."""
+    offered_hz: Floats
+    """b of every option at its φ, shape (3, n)."""
 
 
 @compiled
-def new_demand(devices: int) -> Demand:
-    """Space for a search."""
-    return Demand(
-        np.zeros(2), np.zeros(2), np.zeros(2), np.full((2, devices), -1, np.int64), np.zeros((2, devices))
+def free_limits(devices: int, options: int, band_hz: float) -> Limits:
+    """Everything may be chosen."""
+    return Limits(
+        np.ones(options, np.bool_), np.zeros(devices), np.full(devices, band_hz), np.zeros(options)
     )
 
 
 @compiled
-def dual_at(
-    options: Options,
-    alive: NDArray[np.bool_],
-    least_hz: Floats,
-    most_hz: Floats,
-    guess: Floats,
-    band_hz: float,
-    log_price: float,
-    pick: Ints,
-    band: Floats,
-) -> tuple[float, float]:
-    """Priced dual D(λ) = λB + Σ_k max(0, max_m φ_{k,m}(λ)) [J²] with b_k limited to [least, most], (15).
+def new_demand(devices: int, options: int) -> Demand:
+    """Space for a search."""
+    return Demand(
+        np.zeros(3),
+        np.zeros(3),
+        np.zeros(3),
+        np.full((3, devices), -1, np.int64),
+        np.zeros((3, devices)),
+        np.zeros((3, options)),
+        np.zeros((3, options)),
+    )
+
+
+@compiled
+def dual_at(options: Options, limits: Limits, band_hz: float, log_price: float, demand: Demand) -> float:
+    """Priced dual D(λ) = λB + Σ_k max(0, max_m φ_{k,m}(λ)) [J²] with every b_k within its limits, (15).
 
     Args:
         options: the round's options.
-        alive: which of them may be chosen.
-        least_hz: shape (K,) [Hz].
-        most_hz: shape (K,) [Hz].
-        guess: roots x of earlier prices, by option; updated.
+        limits: what may be chosen; a device may also stay idle, at the price of its least band.
         band_hz: B [Hz].
         log_price: ln λ [ln J²/Hz].
-        pick: option taken by each device, −1 for none; written.
-        band: b of each device [Hz]; written.
+        demand: row `LATEST` is written.
 
     Returns:
-        D(λ), rounded up, and the band wanted in all.
+        Σ b [Hz].
     """
     price = math.exp(log_price)
-    dual, total = price * band_hz, 0.0
-    size = dual
+    dual, total, size = price * band_hz, 0.0, price * band_hz
     for k in range(len(options.first) - 1):
-        best, taken, wanted = -price * least_hz[k], -1, least_hz[k]
+        least = limits.least_hz[k]
+        best, taken, wanted = -price * least, -1, least
         for i in range(options.first[k], options.first[k + 1]):
-            if not alive[i] or (log_price >= options.log_top[i] and least_hz[k] == 0.0):
+            if not limits.alive[i]:
                 continue
-            phi, inside, x = offer(options, i, price, log_price, least_hz[k], most_hz[k], guess[i])
-            if x > 0.0:
-                guess[i] = x
+            phi, band = -options.fixed[i], 0.0
+            if least > 0.0 or log_price < options.log_top[i]:
+                phi, band, x = offer(options, i, price, log_price, least, limits.most_hz[k], limits.guess[i])
+                if x > 0.0:
+                    limits.guess[i] = x
+            demand.phi[LATEST, i], demand.offered_hz[LATEST, i] = phi, band
             if phi > best:
-                best, taken, wanted = phi, i, inside
-        pick[k], band[k] = taken, wanted
+                best, taken, wanted = phi, i, band
+        demand.pick[LATEST, k], demand.band_hz[LATEST, k] = taken, wanted
         dual += best
         total += wanted
         size += abs(best)
         if taken >= 0:
             size += options.fixed[taken]
-    return dual + _ROUNDING * size, total
+    demand.log_price[LATEST], demand.total_hz[LATEST] = log_price, total
+    demand.dual[LATEST] = dual + _ROUNDING * size
+    return total
 
 
 @compiled
-def minimise_dual(
-    options: Options,
-    alive: NDArray[np.bool_],
-    least_hz: Floats,
-    most_hz: Floats,
-    guess: Floats,
-    band_hz: float,
-    start: float,
-    demand: Demand,
-) -> int:
-    """Fill `demand` with the two prices around the minimum of D, from ln λ = start; returns how often D was worked out.
+def keep(demand: Demand, row: int) -> None:
+    """Copy the latest row to another."""
+    demand.log_price[row], demand.dual[row] = demand.log_price[LATEST], demand.dual[LATEST]
+    demand.total_hz[row] = demand.total_hz[LATEST]
+    demand.pick[row, :] = demand.pick[LATEST]
+    demand.band_hz[row, :] = demand.band_hz[LATEST]
+    demand.phi[row, :] = demand.phi[LATEST]
+    demand.offered_hz[row, :] = demand.offered_hz[LATEST]
 
-    The arguments are those of `dual_at`. Where all of B is never wanted, both sides hold a price near 0.
+
+@compiled
+def minimise_dual(options: Options, limits: Limits, band_hz: float, start: float, demand: Demand) -> int:
+    """Fill rows `LOW` and `HIGH` with the two prices around the minimum of D, searching from ln λ = start.
+
+    Where all of B is never wanted, or exactly B, both rows hold the same price. Returns how often D was worked out.
     """
-    log_price, step, used = start, 0.25, 0
+    log_price, step, used = start, 0.0, 0
     low_known = high_known = False
     while used < _EXPANSIONS and not (low_known and high_known):
-        side = 1
-        pick, band = np.empty(len(least_hz), np.int64), np.empty(len(least_hz))
-        dual, total = dual_at(options, alive, least_hz, most_hz, guess, band_hz, log_price, pick, band)
+        total = dual_at(options, limits, band_hz, log_price, demand)
         used += 1
+        away = 2.2 * abs(math.log(max(total, 1e-9 * band_hz) / band_hz))
+        step = min(max(2.0 * step, away, 1e-3), 8.0)
         if total > band_hz * (1.0 + _BAND_TOLERANCE):
-            side, low_known = 0, True
-        else:
-            high_known = True
-        store(demand, side, log_price, dual, total, pick, band)
-        enough = total >= band_hz * (1.0 - _BAND_TOLERANCE)
-        idle = side == 1 and not low_known and math.exp(log_price) * band_hz <= 1e-16 * dual
-        if side == 1 and (enough or idle or log_price < -650.0):
-            store(demand, 0, log_price, dual, total, pick, band)
+            keep(demand, LOW)
+            low_known = True
+            log_price += step
+            continue
+        keep(demand, HIGH)
+        high_known = True
+        nothing = not low_known and math.exp(log_price) * band_hz <= 1e-16 * demand.dual[HIGH]
+        if total >= band_hz * (1.0 - _BAND_TOLERANCE) or nothing or log_price < LOG_PRICE_MIN:
+            keep(demand, LOW)
             return used
-        away = 2.0 * abs(math.log(max(total, 1e-9 * band_hz) / band_hz))
-        step = min(max(2.0 * step, 1.1 * away), 8.0) if used > 1 else min(max(1.1 * away, 1e-3), 8.0)
-        log_price += step if side == 0 else -step
-    return used + narrow(options, alive, least_hz, most_hz, guess, band_hz, demand)
+        log_price -= step
+    return used + _narrow(options, limits, band_hz, demand)
 
 
 @compiled
-def store(
-    demand: Demand, side: int, log_price: float, dual: float, total: float, pick: Ints, band: Floats
-) -> None:
-    """Put what was found at a price on its side."""
-    demand.log_price[side], demand.dual[side], demand.total_hz[side] = log_price, dual, total
-    demand.pick[side, :] = pick
-    demand.band_hz[side, :] = band
-
-
-@compiled
-def narrow(
-    options: Options,
-    alive: NDArray[np.bool_],
-    least_hz: Floats,
-    most_hz: Floats,
-    guess: Floats,
-    band_hz: float,
-    demand: Demand,
-) -> int:
+def _narrow(options: Options, limits: Limits, band_hz: float, demand: Demand) -> int:
     """Close the bracket: secants of ln demand where it is smooth, crossings of tangents where it jumps, else halving."""
-    pick, band = np.empty(len(least_hz), np.int64), np.empty(len(least_hz))
-    used, width = 0, demand.log_price[1] - demand.log_price[0]
-    halve = False
+    alive = limits.alive.copy()
+    inner = Limits(alive, limits.least_hz, limits.most_hz, limits.guess)
+    used, width, halve = 0, demand.log_price[HIGH] - demand.log_price[LOW], False
     while used < _EVALUATIONS:
-        t_low, t_high = demand.log_price[0], demand.log_price[1]
+        t_low, t_high = demand.log_price[LOW], demand.log_price[HIGH]
         low, high = math.exp(t_low), math.exp(t_high)
-        fall, rise = band_hz - demand.total_hz[0], band_hz - demand.total_hz[1]
-        crossing = (demand.dual[1] - demand.dual[0] + fall * low - rise * high) / (fall - rise)
-        least = demand.dual[0] + fall * (crossing - low)
-        best = min(demand.dual[0], demand.dual[1])
+        fall, rise = band_hz - demand.total_hz[LOW], band_hz - demand.total_hz[HIGH]
+        crossing = (demand.dual[HIGH] - demand.dual[LOW] + fall * low - rise * high) / (fall - rise)
+        least = demand.dual[LOW] + fall * (crossing - low)
+        best = min(demand.dual[LOW], demand.dual[HIGH])
         if best - least <= _DUAL_TOLERANCE * best or t_high - t_low <= 1e-14 * max(abs(t_low), 1.0):
             break
+        if used in (0, 2):
+            _strike_out(options, alive, limits.least_hz, demand)
         log_price = math.log(crossing) if low < crossing < high else 0.5 * (t_low + t_high)
-        if used % 2 == 0 and demand.total_hz[1] > 0.0:
-            left, right = math.log(demand.total_hz[0] / band_hz), math.log(demand.total_hz[1] / band_hz)
+        if used % 2 == 0 and demand.total_hz[HIGH] > 0.0:
+            left, right = math.log(demand.total_hz[LOW] / band_hz), math.log(demand.total_hz[HIGH] / band_hz)
             log_price = t_low + (t_high - t_low) * left / (left - right)
         if halve or not t_low < log_price < t_high:
             log_price = 0.5 * (t_low + t_high)
-        dual, total = dual_at(options, alive, least_hz, most_hz, guess, band_hz, log_price, pick, band)
+        total = dual_at(options, inner, band_hz, log_price, demand)
         used += 1
-        side = 0 if total > band_hz * (1.0 + _BAND_TOLERANCE) else 1
-        store(demand, side, log_price, dual, total, pick, band)
-        if side == 1 and total >= band_hz * (1.0 - _BAND_TOLERANCE):
-            store(demand, 0, log_price, dual, total, pick, band)
-            break
-        if used % 3 == 0:
-            halve = demand.log_price[1] - demand.log_price[0] > 0.25 * width
-            width = demand.log_price[1] - demand.log_price[0]
+        if total > band_hz * (1.0 + _BAND_TOLERANCE):
+            keep(demand, LOW)
         else:
-            halve = False
+            keep(demand, HIGH)
+            if total >= band_hz * (1.0 - _BAND_TOLERANCE):
+                keep(demand, LOW)
+                break
+        halve = False
+        if used % 3 == 0:
+            now = demand.log_price[HIGH] - demand.log_price[LOW]
+            halve, width = now > 0.25 * width, now
     return used
 
 
 @compiled
-def share(options: Options, pick: Ints, band_hz: float, log_price: float, guess: Floats, band: Floats) -> float:
-    """Split B among devices whose options are fixed, by one price; those that are not worth their share get nothing.
+def _strike_out(options: Options, alive: NDArray[np.bool_], least_hz: Floats, demand: Demand) -> None:
+    """Strike out options that are nobody's best at any price in the bracket.
 
-    Args:
-        options: the round's options.
-        pick: option of each device, −1 for none, shape (K,); devices that get nothing are set to −1.
-        band_hz: B [Hz].
-        log_price: ln λ to start from.
-        guess: roots x by option; updated.
-        band: b of each device [Hz]; written.
-
-    Returns:
-        Σ v [J²].
+    φ is convex in λ with slope −b: its chord bounds it from above, the tangents of the options taken at the ends bound
+    the device's best from below. The chord is linear and the bound is convex, so they are compared at its corners.
     """
-    t_low, t_high, step = -math.inf, math.inf, 0.1
-    over, under = 0.0, 0.0
-    best_price, exact = log_price, False
-    for _ in range(_EXPANSIONS):
-        total = wanted(options, pick, band_hz, log_price, guess, band)
-        if total > band_hz:
-            t_low, over = log_price, total
-        else:
-            t_high, under = log_price, total
-            best_price = log_price
-            exact = total >= band_hz * (1.0 - 1e-12)
-        if exact or t_high < -650.0:
-            break
-        if t_low == -math.inf or t_high == math.inf:
-            away = 2.0 * abs(math.log(max(total, 1e-9 * band_hz) / band_hz))
-            step = min(max(2.0 * step, 1.05 * away), 8.0) if step > 0.1 else min(max(1.05 * away, 1e-9), 8.0)
-            log_price += step if total > band_hz else -step
-            continue
-        if t_high - t_low <= 1e-14 * max(abs(t_low), 1.0):
-            break
-        log_price = 0.5 * (t_low + t_high)
-        if under > 0.5 * band_hz and over < 2.0 * band_hz:
-            left, right = math.log(over / band_hz), math.log(under / band_hz)
-            log_price = t_low + (t_high - t_low) * min(max(left / (left - right), 1e-3), 1.0 - 1e-3)
-    total = wanted(options, pick, band_hz, best_price, guess, band)
-    value, used = 0.0, 0.0
-    stretch = min(band_hz / total, 1e6) if total > 0.0 else 1.0
-    for k in range(len(pick)):
-        band[k] = min(band[k] * stretch, band_hz)
-        if pick[k] < 0:
-            continue
-        worth = value_at(options, pick[k], options.nats_hz[pick[k]] / band[k]) if band[k] > 0.0 else 0.0
-        if worth <= 0.0 or used + band[k] > band_hz * (1.0 + 1e-12):
-            pick[k], band[k] = -1, 0.0
-            continue
-        value += worth
-        used += band[k]
-    return value
-
-
-@compiled
-def wanted(
-    options: Options, pick: Ints, band_hz: float, log_price: float, guess: Floats, band: Floats
-) -> float:
-    """Band that fixed options want at a price, whether or not it pays; 0 where the price is above any they could meet."""
-    total = 0.0
-    for k in range(len(pick)):
-        i = pick[k]
-        band[k] = 0.0
-        if i >= 0 and log_price < options.log_top[i]:
-            x_least = options.nats_hz[i] / band_hz
-            x = x_least
-            if x_least < options.x_top[i]:
-                guess[i] = root(options, i, log_price, guess[i])
-                x = max(guess[i], x_least)
-            band[k] = options.nats_hz[i] / x
-            total += band[k]
-    return total
+    low, high = math.exp(demand.log_price[LOW]), math.exp(demand.log_price[HIGH])
+    for k in range(len(options.first) - 1):
+        taken, other = demand.pick[LOW, k], demand.pick[HIGH, k]
+        v_low = demand.phi[LOW, taken] if taken >= 0 else -low * least_hz[k]
+        v_high = demand.phi[HIGH, other] if other >= 0 else -high * least_hz[k]
+        b_low = demand.offered_hz[LOW, taken] if taken >= 0 else least_hz[k]
+        b_high = demand.offered_hz[HIGH, other] if other >= 0 else least_hz[k]
+        corner = low
+        if b_low > b_high:
+            corner = (v_low - v_high + b_low * low - b_high * high) / (b_low - b_high)
+        corner = min(max(corner, low), high)
+        v_corner = max(v_low - b_low * (corner - low), v_high + b_high * (high - corner))
+        share = (corner - low) / (high - low)
+        for i in range(options.first[k], options.first[k + 1]):
+            if not alive[i] or i == taken or i == other:
+                continue
+            from_low, from_high = demand.phi[LOW, i], demand.phi[HIGH, i]
+            chord = from_low + (from_high - from_low) * share
+            slack = 1e-12 * (abs(v_low) + options.fixed[i])
+            alive[i] = from_low > v_low - slack or from_high > v_high - slack or chord > v_corner - slack

@@ -31,7 +31,7 @@ def x_of_gain(h: float) -> float:
         after = x - step
         if not after > 0.0:
             after = 0.5 * x
-        if abs(after - x) <= 1e-12 * x:
+        if abs(after - x) <= 1e-7 * x:
             return after
         x = after
     return x
@@ -55,7 +55,7 @@ def x_of_inflection(kappa: float) -> float:
         after = x * math.exp(min(max(-missing / slope, -2.0), 2.0))
         if not low < after < high:
             after = math.sqrt(low * high)
-        if abs(after - x) <= 1e-9 * x:
+        if abs(after - x) <= 1e-6 * x:
             return after
         x = after
     return x
@@ -69,7 +69,7 @@ def twice_w(rho: float) -> float:
     for _ in range(_STEPS):
         step = (goal - math.log(u) + u) * u / max(1.0 - u, 1e-9)
         u = min(u + step, 1.0)
-        if abs(step) <= 1e-14 * u:
+        if abs(step) <= 1e-8 * u:
             break
     return u
 
@@ -128,13 +128,26 @@ def options_of(problem: Problem, link: OutageLink) -> Options:
     arrays = [each[keep] for each in (reward, fixed, nats, scale, cap, cost, ratio, kappa)]
     log_scale = np.log(arrays[0]) - np.log(arrays[2])
     blank = [np.zeros(len(keep)) for _ in range(4)]
-    options = Options(np.zeros(0, np.int64), column[keep] + 1, *arrays, log_scale, *blank)
+    first = _first(device[keep], len(problem.gain))
+    options = Options(first, column[keep] + 1, *arrays, log_scale, *blank)
     shape(options)
-    pays = paying(options, problem.bandwidth_hz)
-    return subset(options, device[keep], pays, len(problem.gain))
+    return subset(options, paying(options, problem.bandwidth_hz))
 
 
-def subset(options: Options, device: NDArray[np.int64], keep: NDArray[np.bool_], devices: int) -> Options:
-    """Some of the options; `device` is each one's device, ascending."""
-    first = np.searchsorted(device[keep], np.arange(devices + 1)).astype(np.int64)
-    return Options(first, *(each[keep] for each in options[1:]))
+def subset(options: Options, keep: NDArray[np.bool_]) -> Options:
+    """Some of the options; devices without any stay, with none."""
+    devices = len(options.first) - 1
+    owner = np.repeat(np.arange(devices), np.diff(options.first))
+    return Options(_first(owner[keep], devices), *(each[keep] for each in options[1:]))
+
+
+def of_devices(options: Options, devices: NDArray[np.int64]) -> Options:
+    """The options of some devices, which become devices 0, 1, …; `devices` is ascending."""
+    counts = np.diff(options.first)[devices]
+    index = np.concatenate([np.arange(options.first[k], options.first[k + 1]) for k in devices])
+    return Options(np.concatenate([[0], np.cumsum(counts)]), *(each[index] for each in options[1:]))
+
+
+def _first(owner: NDArray[np.int64], devices: int) -> NDArray[np.int64]:
+    """Where each device's options begin, from the device of each option, ascending."""
+    return np.searchsorted(owner, np.arange(devices + 1)).astype(np.int64)

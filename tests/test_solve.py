@@ -444,7 +444,10 @@ def test_files_that_are_no_problem(refused, tmp_path, raw, pattern):
     refused(["solve", path], pattern)
 
 
-def test_files_that_cannot_be_read_and_wrong_options(refused, tmp_path):
+def test_files_that_cannot_be_read_and_wrong_options(refused, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdin", None)  # as Python has it where standard input is closed
+        refused(["solve", "-"], r"standard input: is closed; give a JSON file, or pipe one in$")
     refused(
         ["solve", tmp_path / "none.json"], r"none\.json: cannot be read \(No such file or directory\); give a JSON file"
     )

@@ -57,7 +57,10 @@ def solve_command(arguments: list[str]) -> None:
 
 def _read(file: str) -> bytes:
     if file == "-":
-        return sys.stdin.buffer.read()
+        stream = getattr(sys.stdin, "buffer", None)
+        if stream is None:
+            raise AirtuneError("standard input: is closed; give a JSON file, or pipe one in")
+        return stream.read()
     try:
         return Path(file).read_bytes()
     except OSError as error:

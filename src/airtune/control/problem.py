@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from airtune.config import Horizon
 from airtune.control.queues import next_queue_j
 from airtune.physics.cost import compute_energy_j, compute_time_s, downlink_time_s, uplink_time_s
-from airtune.theory.bound import bound_step, divergence_phi, divergence_tight, utility
+from airtune.theory.bound import bound_step, divergence_phi, divergence_tight, horizon_weight, utility
 from airtune.theory.constants import Constants
 from airtune.types import Decision, Devices, Link, Memory, Modules, Observation, Outcome, Problem, Radio
 
@@ -25,6 +26,8 @@ class Cell:
     tradeoff_v: float
     account: bool
     """Whether a device may never spend more than its whole run's budget T·Ē_k."""
+    horizon: Horizon = "flat"
+    """Whether V is the same in every round, or follows the weight of the round in (9)."""
 
 
 def first_memory(cell: Cell, queue_start: float) -> Memory:
@@ -58,7 +61,7 @@ def pose(cell: Cell, memory: Memory, observation: Observation) -> Problem:
     return Problem(
         t=observation.t,
         rounds=cell.rounds,
-        tradeoff_v=cell.tradeoff_v,
+        tradeoff_v=cell.tradeoff_v * _round_weight(cell, observation.t),
         bandwidth_hz=radio.bandwidth_hz,
         link=cell.link,
         gain=observation.gain,
@@ -75,6 +78,15 @@ def pose(cell: Cell, memory: Memory, observation: Observation) -> Problem:
         power_max_w=power_max_w,
         feasible=fits & (uplink_s > 0) & observation.available[:, None] & (power_max_w > 0),
     )
+
+
+def _round_weight(cell: Cell, t: int) -> float:
+    """w_t, mean 1 over the run."""
+    match cell.horizon:
+        case "flat":
+            return 1.0
+        case "bound":
+            return horizon_weight(t, cell.rounds, cell.constants.contraction)
 
 
 def divergence(cell: Cell, decision: Decision) -> tuple[float, float]:

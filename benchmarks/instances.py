@@ -4,7 +4,7 @@
 
 Distributions; everything is drawn from NumPy's default generator with the seed (seed, devices, modules):
 
-- Cell of 500 m: device uniform over the disc beyond 35 m; path loss 128.1 + 37.6 log10(d/km) dB and shadowing N(0, 8 dB).
+- Cell of 500 m: device uniform over the disc beyond 35 m; path loss 128.1 + 37.6 log10(d/km) dB, shadowing N(0, 8 dB).
 - N0 = −174 + 8 dBm/Hz, SNR gap 3 dB, deadline 10 s.
 - Largest payload log-uniform in 0.5–20 Mbit; the smallest is 1/3 to 1/40 of it, at least 0.1 Mbit; geometric between.
 - Computing with the largest module takes uniform 0.2–7 s and 0.2–5 J, the smallest 60 % of that; downlink 0.1–0.5 s.
@@ -13,8 +13,8 @@ Distributions; everything is drawn from NumPy's default generator with the seed 
 - ω ~ Dirichlet(3); U = ω (captured part − error): the captured part rises from uniform 0.2–0.8 at the smallest module
   to 1 at the largest, concave in the index; the error is up to 0.1.
 - V log-uniform in 1–10⁴ J². Queues in units of the queue at which the largest module at full power and certain success
-  is worth nothing, V U / E: in one round of six all queues are 0; else 0 with probability 0.2, small (log-uniform 0.001–0.05)
-  with 0.3, large (log-uniform 0.05–2) with 0.5.
+  is worth nothing, V U / E: in one round of six all queues are 0; else 0 with probability 0.2, small (log-uniform
+  0.001–0.05) with 0.3, large (log-uniform 0.05–2) with 0.5.
 - One device in twenty is away; memory denies the largest module to one in ten.
 - B = load · Σ_k S_M/(2 bit/s/Hz · τ_up): at load 1 every device could send its largest module at 2 bit/s/Hz.
 """
@@ -70,7 +70,7 @@ def draw(seed: int, devices: int, modules: int, load: float) -> Problem:
         tradeoff_v=tradeoff_v,
         bandwidth_hz=load * demand_hz,
         link=OutageLink(dbm_to_w(-174.0 + 8.0), db_to_linear(3.0)),
-        gain=db_to_linear(1.0) ** (-loss_db),
+        gain=10.0 ** (-loss_db / 10.0),
         pa_efficiency=efficiency,
         circuit_power_w=circuit_w,
         queue_j=queue_j,

@@ -26,7 +26,7 @@ Floats = NDArray[np.float64]
 
 _NEGLIGIBLE = 1e-9
 """An option worth less than this part of the best single one may be left out; the bound makes up for it."""
-_TANGENTS = 24
+_TANGENTS = 80
 """Tangents to the envelope of each option's value, given to SCIP from the start."""
 
 

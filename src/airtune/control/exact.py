@@ -1,13 +1,14 @@
 """(P1) over the outage link to proven optimality with SCIP, §7. An optional extra: `pip install "airtune[exact]"`.
 
-For each option (k, m): x = a/b nats per symbol with a = S ln 2/τ_up, part u = b/B of the band, part ρ = p/P of the power,
-exponent t = c/p and success y, scaled so that every variable is of the order of one:
+For each option (k, m): x = a/b nats per symbol with a = S ln 2/τ_up, part u = b/B of the band, part ρ = p/P of the
+power, exponent t = c/p and success y, scaled so that every variable is of the order of one:
 
     max Σ f   f ≤ V U y − Z (τ_up/ξ) P ρ − F   y ≤ e^{−t}   ln ρ + ln t + ln x − x − ln(1 − e^{−x}) ≥ ln(s/P)   Σ u ≤ 1
 
-with s = Γ_g N0 a/g the least c, F = Z (E_cmp + P_circ τ_up), and a binary z that is 1 where the option is taken. What a
-device may earn as a function of its band alone, v(b) = max_p, is convex up to a point and concave beyond (docs/theory.md),
-so tangents to its concave envelope, f ≤ v(b0) z + v'(b0) (b − b0 z), hold for every decision and make the relaxation tight.
+with s = Γ_g N0 a/g the least c, F = Z (E_cmp + P_circ τ_up), and a binary z that is 1 where the option is taken. What
+a device may earn with its band alone given, v(b) of `control.curves`, is convex up to a point and concave beyond, so
+tangents to its concave envelope, f ≤ v(b0) z + v'(b0) (b − b0 z), hold for every decision and make the relaxation
+tight. Branching is left with the modules and what little of the convex part matters.
 """
 
 import math
@@ -23,9 +24,11 @@ from airtune.types import AirtuneError, Decision, Problem
 _NEGLIGIBLE = 1e-9
 """An option worth less than this part of the best single one may be left out; the bound makes up for it."""
 _TANGENTS = 30
-"""Tangents to the envelope of each option's value that SCIP has from the start; it asks for more where it needs them."""
+"""Tangents to the envelope of each option's value that SCIP has from the start; more follow where it needs them."""
 _SEPARATED = 1e-4
+"""An option taken to a lesser part than this in the relaxation gets no tangent."""
 _VIOLATION = 1e-7
+"""Least excess of the relaxation over a tangent for it to be added, in units of the best single option."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,7 @@ class ExactPolicy:
     time_limit_s: float = 600.0
 
     def __call__(self, problem: Problem) -> Decision:
-        """Decide a round. `upper_bound` is SCIP's dual bound, `iterations` its nodes, `status` "optimal" or "time limit".
+        """Decide a round: `upper_bound` is SCIP's dual bound, `iterations` its nodes, `status` "optimal" or "time limit".
 
         Raises:
             AirtuneError: PySCIPOpt is missing, a link other than the outage link, or SCIP ended without a solution.

@@ -1,0 +1,187 @@
+"""From a round's problem to its options: which modules on which devices may pay, and the shape of their curves, §6."""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from airtune.control.compiled import compiled
+from airtune.control.curve import HALF, X_MAX, Options, capped_slope, free_slope, growth, slope_factor, value_at
+from airtune.physics.link import OutageLink
+from airtune.types import Problem
+
+Floats = NDArray[np.float64]
+
+_HUGE = 1e290
+"""Quantities are held below this, so that a few of them can be multiplied."""
+_TINY = 1e-290
+_STEPS = 100
+
+
+@compiled
+def x_of_gain(h: float) -> float:
+    """x with (e^x − 1)/x = h ≥ 1: Newton on ln h(x), convex in x."""
+    if h <= 1.0:
+        return 0.0
+    goal = math.log(h)
+    x = min(goal + math.log1p(goal), X_MAX)
+    for _ in range(_STEPS):
+        less_one = math.expm1(x)
+        step = (math.log(less_one / x) - goal) * x * less_one / slope_factor(x, less_one)
+        after = x - step
+        if not after > 0.0:
+            after = 0.5 * x
+        if abs(after - x) <= 1e-7 * x:
+            return after
+        x = after
+    return x
+
+
+@compiled
+def x_of_inflection(kappa: float) -> float:
+    """x at which e^{−κ h(a/b)} turns from concave to convex in b: κ = x³ e^x/Q², which falls in x; bracketed Newton."""
+    low, high = 1e-9, X_MAX
+    log_kappa = math.log(kappa)
+    x = math.log1p(4.0 / kappa)
+    for _ in range(_STEPS):
+        less_one = math.expm1(x)
+        q = slope_factor(x, less_one)
+        missing = 3.0 * math.log(x) + x - 2.0 * math.log(q) - log_kappa
+        if missing > 0.0:
+            low = x
+        else:
+            high = x
+        slope = 3.0 + x - 2.0 * x * x * (less_one + 1.0) / q
+        after = x * math.exp(min(max(-missing / slope, -2.0), 2.0))
+        if not low < after < high:
+            after = math.sqrt(low * high)
+        if abs(after - x) <= 1e-6 * x:
+            return after
+        x = after
+    return x
+
+
+@compiled
+def twice_w(rho: float) -> float:
+    """u = 2w with u e^{−u} = ρ, 0 < ρ < 1/e, u < 1: near 1 by Newton on ln u − u, concave, from its left."""
+    if rho <= HALF:
+        return rho * growth(rho)
+    goal = math.log(rho)
+    u = max(rho, 1.0 - math.sqrt(2.0 * max(1.0 - math.e * rho, 0.0)))
+    for _ in range(_STEPS):
+        step = (goal - math.log(u) + u) * u / max(1.0 - u, 1e-9)
+        u = min(u + step, 1.0)
+        if abs(step) <= 1e-8 * u:
+            break
+    return u
+
+
+@compiled
+def shape(options: Options, i: int) -> None:
+    """Fill in where the cap of option i begins to bind and where its marginal value is largest."""
+    ratio, kappa, log_scale = options.ratio[i], options.kappa[i], options.log_scale[i]
+    rho = options.cost_per_w[i] * options.cap_w[i] / options.reward[i]
+    if rho * math.e >= 1.0:  # w reaches ½ before the cap binds
+        x = x_of_gain(1.0 / (math.e * ratio))
+        options.x_join[i] = options.x_top[i] = x
+        options.log_join[i] = options.log_top[i] = free_slope(x, ratio, log_scale)[0] if x > 0.0 else -math.inf
+        return
+    options.x_join[i], options.log_join[i] = 0.0, -math.inf
+    if rho > 1e-300:
+        x = x_of_gain(twice_w(rho) / kappa)
+        if x > 1e-9:
+            options.x_join[i], options.log_join[i] = x, free_slope(x, ratio, log_scale)[0]
+    x = max(x_of_inflection(kappa), options.x_join[i])
+    options.x_top[i], options.log_top[i] = x, capped_slope(x, kappa, log_scale)[0]
+
+
+@compiled
+def gather(
+    able: NDArray[np.bool_],
+    reward: Floats,
+    payload_bit: Floats,
+    uplink_s: Floats,
+    compute_j: Floats,
+    cap_w: Floats,
+    noise_per_gain: Floats,
+    queue_j: Floats,
+    pa_efficiency: Floats,
+    circuit_power_w: Floats,
+    band_hz: float,
+    options: Options,
+) -> int:
+    """Write the options that are worth something with the whole band to themselves; returns their number."""
+    n = 0
+    for k in range(able.shape[0]):
+        options.first[k] = n
+        for m in range(able.shape[1]):
+            if not able[k, m]:
+                continue
+            a_reward, uplink, cap = reward[k, m], uplink_s[k, m], min(cap_w[k, m], _HUGE)
+            nats = min(max(math.log(2.0) * payload_bit[k, m] / uplink, _TINY), _HUGE)
+            scale = min(max(noise_per_gain[k] * nats, _TINY), _HUGE)
+            cost = queue_j[k] * uplink / pa_efficiency[k]
+            fixed = queue_j[k] * (compute_j[k, m] + circuit_power_w[k] * uplink)
+            kappa, ratio = max(scale / cap, _TINY), cost * scale / a_reward
+            if not (kappa < X_MAX and nats / band_hz < X_MAX and ratio < 4.0 * HALF * HALF and fixed < a_reward):
+                continue
+            options.module[n], options.reward[n], options.fixed[n] = m + 1, a_reward, fixed
+            options.nats_hz[n], options.scale_w[n], options.cap_w[n] = nats, scale, cap
+            options.cost_per_w[n], options.ratio[n], options.kappa[n] = cost, ratio, kappa
+            options.log_scale[n] = math.log(a_reward) - math.log(nats)
+            shape(options, n)
+            if options.x_top[n] > 0.0 and value_at(options, n, nats / band_hz) > 0.0:
+                n += 1
+    options.first[able.shape[0]] = n
+    return n
+
+
+def options_of(problem: Problem, link: OutageLink) -> Options:
+    """The options of a round that may pay; infeasible and worthless ones are left out.
+
+    Args:
+        problem: the round.
+        link: its link.
+    """
+    able = problem.feasible & (problem.utility > 0) & (problem.uplink_s > 0) & (problem.power_max_w > 0)
+    able &= (problem.gain > 0)[:, None]
+    size = able.size
+    space = [np.empty(size) for _ in Options._fields[2:]]
+    space = Options(np.empty(len(able) + 1, np.int64), np.empty(size, np.int64), *space)
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        noise_per_gain = link.snr_gap * link.noise_w_per_hz / problem.gain
+        reward = np.minimum(problem.tradeoff_v * problem.utility, _HUGE)
+    found = gather(
+        able,
+        reward,
+        problem.payload_bit,
+        problem.uplink_s,
+        problem.compute_j,
+        problem.power_max_w,
+        noise_per_gain,
+        problem.queue_j,
+        problem.pa_efficiency,
+        problem.circuit_power_w,
+        problem.bandwidth_hz,
+        space,
+    )
+    return Options(space.first, *(each[:found] for each in space[1:]))
+
+
+def subset(options: Options, keep: NDArray[np.bool_]) -> Options:
+    """Some of the options; devices without any stay, with none."""
+    devices = len(options.first) - 1
+    owner = np.repeat(np.arange(devices), np.diff(options.first))
+    return Options(_first(owner[keep], devices), *(each[keep] for each in options[1:]))
+
+
+def of_devices(options: Options, devices: NDArray[np.int64]) -> Options:
+    """The options of some devices, which become devices 0, 1, …; `devices` is ascending."""
+    counts = np.diff(options.first)[devices]
+    index = np.concatenate([np.arange(options.first[k], options.first[k + 1]) for k in devices])
+    return Options(np.concatenate([[0], np.cumsum(counts)]), *(each[index] for each in options[1:]))
+
+
+def _first(owner: NDArray[np.int64], devices: int) -> NDArray[np.int64]:
+    """Where each device's options begin, from the device of each option, ascending."""
+    return np.searchsorted(owner, np.arange(devices + 1)).astype(np.int64)

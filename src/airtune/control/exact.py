@@ -6,9 +6,9 @@ power, exponent t = c/p and success y, scaled so that every variable is of the o
     max Σ f   f ≤ V U y − Z (τ_up/ξ) P ρ − F   y ≤ e^{−t}   ln ρ + ln t + ln x − x − ln(1 − e^{−x}) ≥ ln(s/P)   Σ u ≤ 1
 
 with s = Γ_g N0 a/g the least c, F = Z (E_cmp + P_circ τ_up), and a binary z that is 1 where the option is taken. What
-a device may earn with its band alone given, v(b) of `control.curves`, is convex up to a point and concave beyond, so
+a device may earn given its band alone, v(b) of `control.exact_curve`, is convex up to a point and concave beyond. So
 tangents to its concave envelope, f ≤ v(b0) z + v'(b0) (b − b0 z), hold for every decision and make the relaxation
-tight. Branching is left with the modules and what little of the convex part matters.
+tight: only modules, and what little of the convex part matters, are left to branch on.
 """
 
 import math
@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from airtune.control.curves import Option, options_of
 from airtune.control.evaluation import make_decision
+from airtune.control.exact_curve import Option, options_of
 from airtune.types import AirtuneError, Decision, Problem
 
 _NEGLIGIBLE = 1e-9
@@ -57,7 +57,7 @@ class ExactPolicy:
     time_limit_s: float = 600.0
 
     def __call__(self, problem: Problem) -> Decision:
-        """Decide a round: `upper_bound` is SCIP's dual bound, `iterations` its nodes, `status` "optimal" or "time limit".
+        """Decide a round: SCIP's dual bound as `upper_bound`, its nodes, and whether it was "optimal" or "time limit".
 
         Raises:
             AirtuneError: PySCIPOpt is missing, a link other than the outage link, or SCIP ended without a solution.

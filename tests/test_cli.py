@@ -182,7 +182,7 @@ def test_compare(tiny, tmp_path, capsys):
     assert (tmp_path / "again/compare.csv").exists()
 
 
-COMMANDS = [["run"], ["run", "demo"], ["compare"], ["compare", "demo"], ["resume"], ["show"], ["export"]]
+COMMANDS = [["run"], ["run", "demo"], ["compare"], ["compare", "demo"], ["resume"], ["show"], ["export"], ["solve"]]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
@@ -201,7 +201,7 @@ def test_help_of_all_and_version_and_presets(capsys):
     for command in ([], ["--help"], ["-h"], ["help"]):
         assert run_cli(command) == 0
         told = capsys.readouterr().out
-        assert all(name in told for name in ("run", "resume", "compare", "show", "export", "presets"))
+        assert all(name in told for name in ("run", "resume", "compare", "show", "export", "solve", "presets"))
     assert run_cli(["--version"]) == 0 and re.fullmatch(r"airtune \d+\.\d+\S*\n", capsys.readouterr().out)
     assert run_cli(["presets"]) == 0
     told = capsys.readouterr().out

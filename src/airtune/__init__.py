@@ -2,7 +2,7 @@
 
 A run is described by a `RunConfig`, carried out by `run` and finished after an interruption by `resume`. A policy is
 any function from a round's `Problem` to a `Decision`; `make_decision` fills in what follows from module, power and
-bandwidth.
+bandwidth. `solve` decides a single round of somebody else's simulator.
 
 >>> config = RunConfig(rounds=2, seed=1)
 >>> config.rounds, config.task.name
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from airtune.control.evaluation import make_decision
     from airtune.experiment import resume, run
     from airtune.settings import read_config
+    from airtune.solving import Solution, solve
 
 __all__ = [
     "AirtuneError",
@@ -35,17 +36,21 @@ __all__ = [
     "Policy",
     "Problem",
     "RunConfig",
+    "Solution",
     "make_decision",
     "read_config",
     "resume",
     "run",
+    "solve",
 ]
 
 _LATER = {
+    "Solution": "airtune.solving",
     "make_decision": "airtune.control.evaluation",
     "read_config": "airtune.settings",
     "resume": "airtune.experiment",
     "run": "airtune.experiment",
+    "solve": "airtune.solving",
 }
 
 

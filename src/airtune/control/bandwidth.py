@@ -80,7 +80,8 @@ def _shared_band(
     reward, fixed = _worth(problem, module, power_w, columns)
     sends, power = sends[:, columns], power_w[:, columns]
     uplink = np.where(sends, chosen(problem.uplink_s, module)[:, columns], 1.0)
-    nats_hz = math.log(2.0) * chosen(problem.payload_bit, module)[:, columns] / uplink
+    with np.errstate(over="ignore"):
+        nats_hz = math.log(2.0) * chosen(problem.payload_bit, module)[:, columns] / uplink
     scale = link.snr_gap * link.noise_w_per_hz / np.where(problem.gain > 0, problem.gain, 1.0)[columns]
     with np.errstate(over="ignore"):
         kappa = scale * nats_hz / np.where(sends, power, 1.0)

@@ -39,7 +39,7 @@ def _growth_polynomial(degree: int = 12) -> Floats:
     low, high = math.sqrt(1.0 - math.e * HALF), 1.0
     s = 0.5 * (low + high) + 0.5 * (high - low) * np.cos(np.pi * (np.arange(400) + 0.5) / 400)
     fit = np.polynomial.Chebyshev.fit(s, np.exp(-np.real(lambertw(-(1.0 - s * s) / math.e))), degree, [low, high])
-    return np.ascontiguousarray(fit.convert(kind=np.polynomial.Polynomial).coef[::-1])
+    return np.asarray(fit.convert(kind=np.polynomial.Polynomial).coef[::-1], np.float64)
 
 
 _G12, _G11, _G10, _G9, _G8, _G7, _G6, _G5, _G4, _G3, _G2, _G1, _G0 = map(float, _growth_polynomial())
@@ -187,7 +187,7 @@ def power_at(options: Options, i: int, x: float) -> float:
 def offer(
     options: Options, i: int, price: float, log_price: float, least_hz: float, most_hz: float, guess: float
 ) -> tuple[float, float, float]:
-    """Best of v(b) − λ b over least ≤ b ≤ most for option i: φ(λ) of (15) [J²], its b [Hz], and the root x (0: none)."""
+    """Best of v(b) − λ b over least ≤ b ≤ most for option i: φ(λ) of (15) [J²], its b [Hz], and the root x or 0."""
     a = options.nats_hz[i]
     phi, band, x = -options.fixed[i], 0.0, 0.0
     if least_hz > 0.0:

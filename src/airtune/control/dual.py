@@ -155,7 +155,7 @@ def minimise_dual(options: Options, limits: Limits, band_hz: float, start: float
 
 @compiled
 def _narrow(options: Options, limits: Limits, band_hz: float, demand: Demand) -> int:
-    """Close the bracket: secants of ln demand where it is smooth, crossings of tangents where it jumps, else halving."""
+    """Close the bracket by secants of ln demand, crossings of tangents (best where demand jumps), or else halving."""
     alive = limits.alive.copy()
     inner = Limits(alive, limits.least_hz, limits.most_hz, limits.guess)
     used, width, halve = 0, demand.log_price[HIGH] - demand.log_price[LOW], False

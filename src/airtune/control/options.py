@@ -1,6 +1,7 @@
 """From a round's problem to its options: which modules on which devices may pay, and the shape of their curves, §6."""
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -146,8 +147,8 @@ def options_of(problem: Problem, link: OutageLink) -> Options:
     able = problem.feasible & (problem.utility > 0) & (problem.uplink_s > 0) & (problem.power_max_w > 0)
     able &= (problem.gain > 0)[:, None]
     size = able.size
-    space = [np.empty(size) for _ in Options._fields[2:]]
-    space = Options(np.empty(len(able) + 1, np.int64), np.empty(size, np.int64), *space)
+    empty = [np.empty(size) for _ in Options._fields[2:]]
+    space = Options(np.empty(len(able) + 1, np.int64), np.empty(size, np.int64), *empty)
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         noise_per_gain = link.snr_gap * link.noise_w_per_hz / problem.gain
         reward = np.minimum(problem.tradeoff_v * problem.utility, _HUGE)
@@ -165,23 +166,24 @@ def options_of(problem: Problem, link: OutageLink) -> Options:
         problem.bandwidth_hz,
         space,
     )
-    return Options(space.first, *(each[:found] for each in space[1:]))
+    return _selected(space, space.first, np.s_[:found])
 
 
 def subset(options: Options, keep: NDArray[np.bool_]) -> Options:
     """Some of the options; devices without any stay, with none."""
     devices = len(options.first) - 1
     owner = np.repeat(np.arange(devices), np.diff(options.first))
-    return Options(_first(owner[keep], devices), *(each[keep] for each in options[1:]))
+    return _selected(options, np.searchsorted(owner[keep], np.arange(devices + 1)).astype(np.int64), keep)
 
 
 def of_devices(options: Options, devices: NDArray[np.int64]) -> Options:
     """The options of some devices, which become devices 0, 1, …; `devices` is ascending."""
     counts = np.diff(options.first)[devices]
-    index = np.concatenate([np.arange(options.first[k], options.first[k + 1]) for k in devices])
-    return Options(np.concatenate([[0], np.cumsum(counts)]), *(each[index] for each in options[1:]))
+    index = np.concatenate([np.arange(*options.first[[k, k + 1]].tolist()) for k in devices])
+    return _selected(options, np.concatenate([[0], np.cumsum(counts)]), index)
 
 
-def _first(owner: NDArray[np.int64], devices: int) -> NDArray[np.int64]:
-    """Where each device's options begin, from the device of each option, ascending."""
-    return np.searchsorted(owner, np.arange(devices + 1)).astype(np.int64)
+def _selected(options: Options, first: NDArray[np.int64], index: Any) -> Options:
+    """The options at an index, which begin at `first` for each device."""
+    arrays: list[Any] = [each[index] for each in options[1:]]
+    return Options(first, *arrays)

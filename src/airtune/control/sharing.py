@@ -139,7 +139,7 @@ def share(options: Options, pick: Ints, band_hz: float, log_price: float, guess:
 
 @compiled
 def wanted(options: Options, pick: Ints, band_hz: float, log_price: float, guess: Floats, band: Floats) -> float:
-    """Band that fixed options want at a price, whether or not it pays; 0 where the price is above any they could meet."""
+    """Band that fixed options want at a price, whether or not it pays; 0 where no band could meet the price."""
     total = 0.0
     for k in range(len(pick)):
         i = pick[k]
@@ -147,7 +147,7 @@ def wanted(options: Options, pick: Ints, band_hz: float, log_price: float, guess
         if i >= 0 and log_price < options.log_top[i]:
             x = options.nats_hz[i] / band_hz
             if x < options.x_top[i]:
-                guess[i] = root(options, i, log_price, guess[i])
+                guess[i] = root(options, i, log_price, float(guess[i]))
                 x = max(guess[i], x)
             band[k] = options.nats_hz[i] / x
             total += band[k]

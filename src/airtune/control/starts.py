@@ -38,7 +38,8 @@ class Offers:
         devices, modules = problem.utility.shape
         worthwhile = problem.feasible & (problem.utility > 0) & (problem.uplink_s > 0)
         payload, uplink = np.where(worthwhile, problem.payload_bit, 0.0), np.where(worthwhile, problem.uplink_s, 1.0)
-        band = payload / uplink / _EFFICIENCY_LADDER[:, None, None]
+        with np.errstate(over="ignore"):  # an upload that would need infinite bandwidth is offered the whole band
+            band = payload / uplink / _EFFICIENCY_LADDER[:, None, None]
         if isinstance(problem.link, WaterfallLink):
             cap = np.maximum(problem.power_max_w, 0.0)
             least = problem.link.bandwidth_min_hz(payload, uplink, cap, problem.gain[:, None])

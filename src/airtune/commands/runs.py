@@ -1,0 +1,117 @@
+"""`airtune run`, `resume`, `compare` and `export`."""
+
+import contextlib
+import dataclasses
+import re
+from collections.abc import Generator
+from pathlib import Path
+
+import tyro
+
+from airtune.commands.arguments import name_first, parse, quiet_libraries, settings_of, split
+from airtune.commands.shown import report, tell
+from airtune.settings import comparison
+from airtune.types import AirtuneError
+
+
+def run_command(arguments: list[str]) -> None:
+    """airtune run NAME_OR_FILE [settings]."""
+    name = name_first(arguments, "run")
+    config = settings_of(name, arguments, f"airtune run {name}")
+    quiet_libraries()
+    from airtune.experiment import out_of, run
+
+    path = out_of(config)
+    with _resumable(path):
+        run(config)
+    report(path)
+
+
+@dataclasses.dataclass
+class _RunPath:
+    """Finish an interrupted run, bit-identically to one that was never interrupted."""
+
+    run: tyro.conf.Positional[Path]
+    """Run folder."""
+
+
+def resume_command(arguments: list[str]) -> None:
+    """airtune resume RUN."""
+    path = parse(_RunPath, arguments, "airtune resume").run
+    quiet_libraries()
+    from airtune.experiment import resume
+
+    with _resumable(path):
+        resume(path)
+    report(path)
+
+
+@contextlib.contextmanager
+def _resumable(path: Path) -> Generator[None]:
+    """Tell, if Ctrl-C is pressed, how the run goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        begun = (path / "run.json").exists()
+        how = f"`airtune resume {path}` goes on from the last finished round" if begun else "nothing is written yet"
+        raise KeyboardInterrupt(how) from None
+
+
+@dataclasses.dataclass
+class _Compare:
+    """The same channels, splits and initial weights under several policies; every setting of `airtune run` applies.
+
+    Run again, it keeps finished runs and finishes interrupted ones.
+    """
+
+    policies: str = "alternating,traditional"
+    """Separated by commas: names of policy.name, traditional:N for module N, or Python files with policy(problem)."""
+    seeds: int = 1
+    """Number of seeds: the configuration's seed and those after it."""
+    reference: str | None = None
+    """Policy that the others are compared with; the first traditional one if any takes part, else the last."""
+
+
+def compare_command(arguments: list[str]) -> None:
+    """airtune compare NAME_OR_FILE [options and settings]."""
+    name = name_first(arguments, "compare")
+    prog = f"airtune compare {name}"
+    own, rest = split(arguments, {field.name for field in dataclasses.fields(_Compare)})
+    if {"-h", "--help"} & set(arguments):
+        own, rest = ["--help"], []
+    asked = parse(_Compare, own, prog)
+    base = settings_of(name, rest, prog)
+    out = base.out or Path("runs") / f"compare-{base.name}"
+    configs, labels = comparison(base, asked.policies, asked.seeds, out)
+    traditional = (label for label in labels if re.fullmatch(r"traditional(-m\d+)?", label))
+    reference = (asked.reference or next(traditional, labels[-1])).replace(":", "-m")
+    if reference not in labels:
+        raise AirtuneError(f"--reference: no policy {reference} among --policies; there are {', '.join(labels)}")
+    quiet_libraries()
+    from airtune.experiment import run_or_resume
+
+    for number, config in enumerate(configs, 1):
+        try:
+            run_or_resume(config, f"[{number}/{len(configs)}] ")
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("the same `airtune compare` again goes on from the last finished round") from None
+    tell([config.out for config in configs if config.out is not None], out, reference)
+
+
+@dataclasses.dataclass
+class _Export:
+    """Write a run's adapter as a standard PEFT folder, which `PeftModel.from_pretrained` loads."""
+
+    run: tyro.conf.Positional[Path]
+    """Run folder."""
+    out: Path
+    """Folder to write."""
+
+
+def export_command(arguments: list[str]) -> None:
+    """airtune export RUN --out DIR."""
+    asked = parse(_Export, arguments, "airtune export")
+    quiet_libraries()
+    from airtune.experiment import export
+
+    print(export(asked.run, asked.out))

@@ -49,10 +49,24 @@ def make_problem():
     return draw_problem
 
 
-@pytest.fixture(scope="session")
-def reference():
-    path = Path(__file__).parents[1] / "reference" / "control_reference.py"
-    spec = importlib.util.spec_from_file_location("control_reference", path)
+def load_reference(name):
+    path = Path(__file__).parents[1] / "reference" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def reference():
+    return load_reference("control_reference")
+
+
+@pytest.fixture(scope="session")
+def exact_reference():
+    return load_reference("exact_reference")
+
+
+@pytest.fixture(scope="session")
+def convex_reference():
+    return load_reference("convex_reference")

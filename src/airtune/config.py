@@ -160,8 +160,8 @@ class WorldConfig:
 class PolicyConfig:
     """The online algorithm or a baseline, and its dials."""
 
-    name: Literal["alternating", "traditional", "unlimited", "digest", "file"] = "alternating"
-    """alternating: Solver A, §5; traditional: fixed module, equal bandwidth, full power; unlimited: error-free upper
+    name: Literal["joint", "alternating", "traditional", "unlimited", "digest", "file"] = "joint"
+    """joint: Solver B, each decision with a proven bound, §6; alternating: Solver A, §5; traditional: fixed module, equal bandwidth, full power; unlimited: error-free upper
     bound; digest: the paper's subproblems taken literally, least power for π = 0.9 and most rate for the band; file:
     your own, from `file`."""
     file: Path | None = None

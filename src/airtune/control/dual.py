@@ -26,6 +26,8 @@ _DUAL_TOLERANCE = 1e-8
 """Relative distance of D(λ) to its minimum at which the price search ends."""
 _BAND_TOLERANCE = 1e-13
 """Relative mismatch of demand and band at which a price is exact."""
+_JUMP = 1e-3
+"""Relative difference of demand at both ends that counts as a jump."""
 _ROUNDING = 1e-13
 """Relative rounding error of a term of D, added to the bound."""
 
@@ -155,41 +157,57 @@ def minimise_dual(options: Options, limits: Limits, band_hz: float, start: float
 
 @compiled
 def _narrow(options: Options, limits: Limits, band_hz: float, demand: Demand) -> int:
-    """Close the bracket by secants of ln demand, crossings of tangents (best where demand jumps), or else halving."""
+    """Close the bracket: secants of ln demand (Illinois) where it is smooth, crossings of tangents where it jumps."""
     alive = limits.alive.copy()
     inner = Limits(alive, limits.least_hz, limits.most_hz, limits.guess)
-    used, width, halve = 0, demand.log_price[HIGH] - demand.log_price[LOW], False
+    used, width, last = 0, demand.log_price[HIGH] - demand.log_price[LOW], LATEST
+    excess, rest = _mismatch(demand, LOW, band_hz), _mismatch(demand, HIGH, band_hz)
     while used < _EVALUATIONS:
         t_low, t_high = demand.log_price[LOW], demand.log_price[HIGH]
-        low, high = math.exp(t_low), math.exp(t_high)
-        fall, rise = band_hz - demand.total_hz[LOW], band_hz - demand.total_hz[HIGH]
-        crossing = (demand.dual[HIGH] - demand.dual[LOW] + fall * low - rise * high) / (fall - rise)
-        least = demand.dual[LOW] + fall * (crossing - low)
-        best = min(demand.dual[LOW], demand.dual[HIGH])
-        if best - least <= _DUAL_TOLERANCE * best or t_high - t_low <= 1e-14 * max(abs(t_low), 1.0):
+        crossing, gap = _crossing(demand, band_hz)
+        if gap <= _DUAL_TOLERANCE or t_high - t_low <= 1e-14 * max(abs(t_low), 1.0):
             break
         if used in (0, 2):
             _strike_out(options, alive, limits.least_hz, demand)
-        log_price = math.log(crossing) if low < crossing < high else 0.5 * (t_low + t_high)
-        if used % 2 == 0 and demand.total_hz[HIGH] > 0.0:
-            left, right = math.log(demand.total_hz[LOW] / band_hz), math.log(demand.total_hz[HIGH] / band_hz)
-            log_price = t_low + (t_high - t_low) * left / (left - right)
-        if halve or not t_low < log_price < t_high:
+        jumps = demand.total_hz[LOW] > (1.0 + _JUMP) * demand.total_hz[HIGH]
+        log_price = t_low + (t_high - t_low) * excess / (excess - rest)
+        if jumps and used >= 4 and used % 2 == 0:
+            log_price = crossing
+        if used >= 7 and used % 4 == 3:
+            now = t_high - t_low
+            log_price, width = 0.5 * (t_low + t_high) if now > 0.125 * width else log_price, now
+        if not t_low < log_price < t_high:
             log_price = 0.5 * (t_low + t_high)
         total = dual_at(options, inner, band_hz, log_price, demand)
         used += 1
-        if total > band_hz * (1.0 + _BAND_TOLERANCE):
+        side = LOW if total > band_hz * (1.0 + _BAND_TOLERANCE) else HIGH
+        keep(demand, side)
+        if side == HIGH and total >= band_hz * (1.0 - _BAND_TOLERANCE):
             keep(demand, LOW)
+            break
+        if side == LOW:
+            excess, rest = _mismatch(demand, LOW, band_hz), 0.5 * rest if last == LOW else rest
         else:
-            keep(demand, HIGH)
-            if total >= band_hz * (1.0 - _BAND_TOLERANCE):
-                keep(demand, LOW)
-                break
-        halve = False
-        if used % 3 == 0:
-            now = demand.log_price[HIGH] - demand.log_price[LOW]
-            halve, width = now > 0.25 * width, now
+            rest, excess = _mismatch(demand, HIGH, band_hz), 0.5 * excess if last == HIGH else excess
+        last = side
     return used
+
+
+@compiled
+def _mismatch(demand: Demand, row: int, band_hz: float) -> float:
+    """ln(Σ b / B) of a row, held above −20."""
+    return math.log(max(demand.total_hz[row] / band_hz, 2e-9))
+
+
+@compiled
+def _crossing(demand: Demand, band_hz: float) -> tuple[float, float]:
+    """ln λ where the tangents of D at both ends cross, and how far the better end lies above it, relatively."""
+    low, high = math.exp(demand.log_price[LOW]), math.exp(demand.log_price[HIGH])
+    fall, rise = band_hz - demand.total_hz[LOW], band_hz - demand.total_hz[HIGH]
+    price = (demand.dual[HIGH] - demand.dual[LOW] + fall * low - rise * high) / (fall - rise)
+    best = min(demand.dual[LOW], demand.dual[HIGH])
+    least = demand.dual[LOW] + fall * (price - low)
+    return math.log(price) if price > 0.0 else -math.inf, (best - least) / best if best > 0.0 else 0.0
 
 
 @compiled

@@ -31,7 +31,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: install
-	$(BIN)/airtune compare demo --policies alternating,traditional --seeds 1 --out runs/demo
+	$(BIN)/airtune compare demo --policies joint,traditional --seeds 1 --out runs/demo
 
 test: install
 	$(BIN)/python -m pytest

@@ -130,6 +130,7 @@ def build(
         rounds=config.rounds,
         tradeoff_v=config.policy.v,
         account=config.policy.account == "horizon",
+        horizon=config.policy.horizon,
     )
     system = System(
         cell=cell,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from airtune.commands.runs import compare_command, export_command, resume_command, run_command
 from airtune.commands.shown import show_command
 from airtune.commands.solve import solve_command
+from airtune.commands.verify import verify_command
 from airtune.settings import presets
 from airtune.types import AirtuneError
 
@@ -22,6 +23,8 @@ USAGE = """usage: airtune COMMAND …
   export RUN --out DIR   the adapter as a standard PEFT folder
   solve FILE.json|- [--solver joint|alternating|exact] [--json]
                          one round's problem of your own: module, power and bandwidth per device
+  verify [--instances 10000 --seed 0 --out DIR]
+                         the bounds against exact gaps on thousands of problems with known constants
   presets                what NAME can be
 
 airtune COMMAND --help tells more; airtune run demo --help lists every setting with its unit."""
@@ -68,6 +71,8 @@ def _dispatch(arguments: list[str]) -> None:
             export_command(arguments)
         case "solve":
             solve_command(arguments)
+        case "verify":
+            verify_command(arguments)
         case "presets":
             print("\n".join(f"{name:10} {text}" for name, text in presets().items()))
         case "--help" | "-h" | "help":
@@ -76,5 +81,5 @@ def _dispatch(arguments: list[str]) -> None:
             print(f"airtune {importlib.metadata.version('airtune')}")
         case _:
             raise AirtuneError(
-                f"no command {command!r}; there are run, resume, compare, show, export, solve and presets"
+                f"no command {command!r}; there are run, resume, compare, show, export, solve, verify and presets"
             )

@@ -207,7 +207,9 @@ def _round_row(experiment: Experiment, state: State, record: Record, accuracy: f
         "upper_bound": record.decision.upper_bound,
         "status": record.decision.status,
         "phi": record.phi,
+        "phi_tight": record.phi_tight,
         "bound": memory.bound,
+        "bound_tight": memory.bound_tight,
         "bound_kind": "estimated",
         "queue_mean_j": float(memory.queue_j.mean()),
         "queue_max_j": float(memory.queue_j.max()),
@@ -243,14 +245,16 @@ def _to_checkpoint(state: State) -> tuple[dict[str, Any], dict[str, Any]]:
     tensors |= {f"square/{name}": tensor for name, tensor in state.server.square.items()}
     tensors |= {f"average/{name}": tensor for name, tensor in state.server.average.items()}
     tensors |= {"queue_j": state.memory.queue_j, "spent_j": state.memory.spent_j}
-    return tensors, {"t": state.t, "bound": state.memory.bound, "server_steps": state.server.steps}
+    bounds = {"bound": state.memory.bound, "bound_tight": state.memory.bound_tight}
+    return tensors, {"t": state.t, **bounds, "server_steps": state.server.steps}
 
 
 def _from_checkpoint(tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> State:
     def part(prefix: str) -> Adapters:
         return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
-    memory = Memory(tensors["queue_j"].numpy(), tensors["spent_j"].numpy(), float(meta["bound"]))
+    bounds = (float(meta["bound"]), float(meta["bound_tight"]))
+    memory = Memory(tensors["queue_j"].numpy(), tensors["spent_j"].numpy(), *bounds)
     server = ServerState(part("momentum/"), part("square/"), part("average/"), int(meta["server_steps"]))
     return State(int(meta["t"]), part("adapters/"), server, memory)
 

@@ -61,6 +61,8 @@ class Record:
     outcome: Outcome
     phi: float
     """Φ_t, (10)."""
+    phi_tight: float
+    """Φ'_t, (12)."""
     loss: float | None
     """Mean training loss of those who delivered; None if nobody did."""
     observe_s: float
@@ -84,9 +86,10 @@ def step(system: System, state: State) -> tuple[State, Record]:
     validate_decision(problem, decision, unlimited=isinstance(system.policy, UnlimitedPolicy))
     outcome = system.fleet.execute(state.adapters, decision, problem, observation)
     adapters, server, loss = _learn(system, state, outcome)
-    phi = divergence(system.cell, decision)
-    memory = remember(system.cell, state.memory, phi, outcome)
-    record = Record(observation, problem, decision, outcome, phi, loss, clock[1] - clock[0], clock[2] - clock[1])
+    phi, phi_tight = divergence(system.cell, decision)
+    memory = remember(system.cell, state.memory, phi, phi_tight, outcome)
+    waits = (clock[1] - clock[0], clock[2] - clock[1])
+    record = Record(observation, problem, decision, outcome, phi, phi_tight, loss, *waits)
     return State(state.t + 1, adapters, server, memory), record
 
 

@@ -55,7 +55,7 @@ def label_of(policy: PolicyConfig) -> str:
     """What a policy is called in folders and tables: its name, that of its file, or NAME-mN if it keeps to module N.
 
     >>> label_of(PolicyConfig()), label_of(PolicyConfig(name="traditional", module=4))
-    ('alternating', 'traditional-m4')
+    ('joint', 'traditional-m4')
     """
     if policy.file is not None:
         return policy.file.stem
@@ -146,7 +146,7 @@ def comparison(base: RunConfig, policies: str, seeds: int, out: Path) -> tuple[l
         raise AirtuneError(f"--seeds: at least 1 would be right, got {seeds}")
     names = [policy.strip() for policy in policies.split(",") if policy.strip()]
     if not names:
-        raise AirtuneError("--policies: names no policy; alternating,traditional would be right")
+        raise AirtuneError("--policies: names no policy; joint,traditional would be right")
     chosen = [_under(base, policy) for policy in names]
     labels = [label_of(config.policy) for config in chosen]
     twice = [label for label in labels if labels.count(label) > 1]

@@ -285,7 +285,9 @@ class Memory:
     spent_j: FloatK
     """Σ E_k so far."""
     bound: float
-    """(9) so far."""
+    """(9) so far, with Φ_t by (10)."""
+    bound_tight: float
+    """(9) so far, with Φ'_t by (12)."""
 
     def __post_init__(self) -> None:
         freeze(self)

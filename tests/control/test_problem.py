@@ -1,5 +1,6 @@
 """(P1) as posed from memory and observation, against formulas written out device by device."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -85,7 +86,7 @@ def test_by_hand():
 def test_the_account_pays_for_what_it_allows_and_no_more(spent, tokens, deadline_s):
     """At its power cap, every feasible module costs at most what is left of T·Ē, exactly that if the cap was cut."""
     cell = make_cell(deadline_s=deadline_s)
-    problem = pose(cell, Memory(np.zeros(3), np.array(spent), 0.7), observe(cell, tokens=tokens))
+    problem = pose(cell, Memory(np.zeros(3), np.array(spent), 0.7, 0.7), observe(cell, tokens=tokens))
     assert np.isfinite(problem.power_max_w).all()
     for k in range(3):
         left_j = 5 * 2.0 - spent[k]
@@ -108,7 +109,7 @@ def test_the_account_pays_for_what_it_allows_and_no_more(spent, tokens, deadline
 
 def test_without_account_only_the_radio_limits_power():
     cell = make_cell(account=False)
-    problem = pose(cell, Memory(np.zeros(3), np.full(3, 1e6), 0.7), observe(cell))
+    problem = pose(cell, Memory(np.zeros(3), np.full(3, 1e6), 0.7, 0.7), observe(cell))
     assert (problem.power_max_w == 0.2).all() and problem.feasible[0].all()
 
 
@@ -123,29 +124,32 @@ def test_who_cannot_take_part():
 def test_memory_follows_13_and_9():
     cell = make_cell()
     memory = first_memory(cell, 0.5)
-    assert memory.queue_j.tolist() == [1.0] * 3 and memory.bound == 0.7
+    assert memory.queue_j.tolist() == [1.0] * 3 and memory.bound == memory.bound_tight == 0.7
     rng = np.random.default_rng(0)
-    queue, spent, bound = [1.0] * 3, [0.0] * 3, 0.7
+    queue, spent, bound, tight = [1.0] * 3, [0.0] * 3, 0.7, 0.7
     for _ in range(20):
         compute, transmit, phi = rng.exponential(1.0, 3), rng.exponential(1.0, 3), float(rng.random())
         nobody = np.zeros(3, bool)
-        memory = remember(cell, memory, phi, Outcome(nobody, nobody, compute, transmit, np.zeros(3), ()))
+        memory = remember(cell, memory, phi, phi / 3, Outcome(nobody, nobody, compute, transmit, np.zeros(3), ()))
         for k in range(3):
             queue[k] = max(queue[k] + compute[k] + transmit[k] - 2.0, 0.0)
             spent[k] += compute[k] + transmit[k]
-        bound = 0.9 * bound + 0.05 * phi
+        bound, tight = 0.9 * bound + 0.05 * phi, 0.9 * tight + 0.05 * phi / 3
     assert memory.queue_j == pytest.approx(queue, abs=1e-12) and memory.spent_j == pytest.approx(spent)
     assert memory.bound == pytest.approx(bound, rel=1e-12)
+    assert memory.bound_tight == pytest.approx(tight, rel=1e-12)
     assert max(queue) > 0
 
 
 def test_divergence_of_a_decision():
-    """(10): weights 1/6, 2/6, 3/6; Γ² = 2."""
+    """(10) and (12): weights 1/6, 2/6, 3/6; Γ² = 2."""
     cell = make_cell()
     pi = np.array([0.5, 0.0, 0.8])
     decision = Decision(np.array([1, 0, 2]), np.ones(3), np.ones(3), pi, 0.0)
     by_hand = (2 * (1 - 0.5 * 0.5) + 0.5 * 0.1) / 6 + 2 * 2 / 6 + (2 * (1 - 0.8) + 0.8 * 0.4) * 3 / 6
-    assert divergence(cell, decision) == pytest.approx(by_hand, rel=1e-12)
+    bias = 2 * (0.5 + 0.5**2 * 0.5) / 6 + 2 * 2 / 6 + 2 * 0.2**2 * 3 / 6
+    variance = (0.5 * 0.5 * 0.5 * 2 + 0.5 * 0.1) / 36 + (0.8 * 0.2 * 2 + 0.8 * 0.4) * 9 / 36
+    assert divergence(cell, decision) == pytest.approx((by_hand, bias + variance), rel=1e-12)
 
 
 def test_phi_is_what_the_objective_maximises():
@@ -154,5 +158,15 @@ def test_phi_is_what_the_objective_maximises():
     problem = pose(cell, first_memory(cell, 0.0), observe(cell))
     decision = make_decision(problem, np.array([1, 2, 1]), problem.power_max_w[:, 0], np.full(3, 3e5))
     assert 0.0 < decision.success_probability.min()
-    assert decision.objective == pytest.approx(50.0 * (2.0 - divergence(cell, decision)), rel=1e-9)
+    assert decision.objective == pytest.approx(50.0 * (2.0 - divergence(cell, decision)[0]), rel=1e-9)
     assert (energy_j(problem, decision.module, decision.power_w) > 0).all()
+
+
+def test_rounds_weigh_as_in_the_bound():
+    """V_t is V times the factor of Φ_t in (9), of mean V; flat is V."""
+    cell = dataclasses.replace(make_cell(rounds=5), horizon="bound")
+    v = [pose(cell, first_memory(cell, 0.0), observe(cell, t=t)).tradeoff_v for t in range(5)]
+    factor = [0.9**4, 0.9**3, 0.9**2, 0.9, 1.0]
+    assert v == pytest.approx([50.0 * 5 * each / sum(factor) for each in factor], rel=1e-12)
+    flat = dataclasses.replace(cell, horizon="flat")
+    assert pose(flat, first_memory(flat, 0.0), observe(flat, t=4)).tradeoff_v == 50.0

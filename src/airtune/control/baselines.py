@@ -13,6 +13,7 @@ from airtune.config import PolicyConfig
 from airtune.control.alternating import AlternatingPolicy
 from airtune.control.digest import DigestPolicy
 from airtune.control.evaluation import RELATIVE_SLACK, energy_j, make_decision, validate_decision
+from airtune.control.joint import JointPolicy
 from airtune.rng import Stream, generator
 from airtune.types import AirtuneError, Decision, FloatK, Policy, Problem
 
@@ -144,6 +145,8 @@ def policy_of(config: PolicyConfig, devices_count: int, seed: int) -> Policy:
         AirtuneError: a policy file that cannot be used.
     """
     match config.name:
+        case "joint":
+            return JointPolicy()
         case "alternating":
             return AlternatingPolicy()
         case "traditional":

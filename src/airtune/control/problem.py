@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from airtune.config import Horizon
 from airtune.control.queues import next_queue_j
 from airtune.physics.cost import compute_energy_j, compute_time_s, downlink_time_s, uplink_time_s
-from airtune.theory.bound import bound_step, divergence_phi, utility
+from airtune.theory.bound import bound_step, divergence_phi, divergence_tight, horizon_weight, utility
 from airtune.theory.constants import Constants
 from airtune.types import Decision, Devices, Link, Memory, Modules, Observation, Outcome, Problem, Radio
 
@@ -25,12 +26,15 @@ class Cell:
     tradeoff_v: float
     account: bool
     """Whether a device may never spend more than its whole run's budget T·Ē_k."""
+    horizon: Horizon = "flat"
+    """Whether V is the same in every round, or follows the weight of the round in (9)."""
 
 
 def first_memory(cell: Cell, queue_start: float) -> Memory:
     """The controller before the first round; `queue_start` is Z_k(0) in units of Ē_k."""
     budget = cell.devices.budget_j
-    return Memory(queue_j=queue_start * budget, spent_j=np.zeros_like(budget), bound=cell.constants.initial_gap)
+    gap = cell.constants.initial_gap
+    return Memory(queue_j=queue_start * budget, spent_j=np.zeros_like(budget), bound=gap, bound_tight=gap)
 
 
 def pose(cell: Cell, memory: Memory, observation: Observation) -> Problem:
@@ -57,7 +61,7 @@ def pose(cell: Cell, memory: Memory, observation: Observation) -> Problem:
     return Problem(
         t=observation.t,
         rounds=cell.rounds,
-        tradeoff_v=cell.tradeoff_v,
+        tradeoff_v=cell.tradeoff_v * _round_weight(cell, observation.t),
         bandwidth_hz=radio.bandwidth_hz,
         link=cell.link,
         gain=observation.gain,
@@ -76,24 +80,33 @@ def pose(cell: Cell, memory: Memory, observation: Observation) -> Problem:
     )
 
 
-def divergence(cell: Cell, decision: Decision) -> float:
-    """Φ_t of a decision, (10), with the constants at hand."""
+def _round_weight(cell: Cell, t: int) -> float:
+    """w_t, mean 1 over the run."""
+    match cell.horizon:
+        case "flat":
+            return 1.0
+        case "bound":
+            return horizon_weight(t, cell.rounds, cell.constants.contraction)
+
+
+def divergence(cell: Cell, decision: Decision) -> tuple[float, float]:
+    """Φ_t of a decision by (10), and Φ'_t by (12), with the constants at hand.
+
+    Decisions minimise the first; reports use the second where Theorem 2's assumptions hold. Both are estimates where
+    the constants are.
+    """
     constants = cell.constants
-    return divergence_phi(
-        cell.devices.weight,
-        constants.gamma_sq,
-        constants.delta,
-        constants.noise,
-        decision.module,
-        decision.success_probability,
-    )
+    known = (cell.devices.weight, constants.gamma_sq, constants.delta, constants.noise)
+    chosen = (decision.module, decision.success_probability)
+    return float(divergence_phi(*known, *chosen)), float(divergence_tight(*known, *chosen))
 
 
-def remember(cell: Cell, memory: Memory, phi: float, outcome: Outcome) -> Memory:
-    """The controller after a round: queues by (13), energy spent, and the bound by (9) so far."""
-    energy_j = outcome.energy_j
+def remember(cell: Cell, memory: Memory, phi: float, phi_tight: float, outcome: Outcome) -> Memory:
+    """The controller after a round: queues by (13), energy spent, and both bounds by (9) so far."""
+    energy_j, constants = outcome.energy_j, cell.constants
     return Memory(
         queue_j=next_queue_j(memory.queue_j, energy_j, cell.devices.budget_j),
         spent_j=memory.spent_j + energy_j,
-        bound=bound_step(memory.bound, phi, cell.constants.contraction, cell.constants.step),
+        bound=bound_step(memory.bound, phi, constants.contraction, constants.step),
+        bound_tight=bound_step(memory.bound_tight, phi_tight, constants.contraction, constants.step),
     )

@@ -154,17 +154,17 @@ def test_compare_several_modules_and_the_digest(tiny, tmp_path, capsys):
 
 def test_compare(tiny, tmp_path, capsys):
     out = tmp_path / "cmp"
-    command = ["compare", tiny, "--policies", f"alternating,{BEST_CHANNEL}", "--seeds=2", "--out", str(out)]
+    command = ["compare", tiny, "--policies", f"joint,{BEST_CHANNEL}", "--seeds=2", "--out", str(out)]
     assert run_cli(command) == 0
     shown = capsys.readouterr().out
     titles = [line for line in shown.splitlines() if line.startswith("[")]
     assert titles == [
-        "[1/4] sst2 · alternating · seed 0",
+        "[1/4] sst2 · joint · seed 0",
         "[2/4] sst2 · best_channel · seed 0",
-        "[3/4] sst2 · alternating · seed 1",
+        "[3/4] sst2 · joint · seed 1",
         "[4/4] sst2 · best_channel · seed 1",
     ]
-    folders = {"alternating-s0", "alternating-s1", "best_channel-s0", "best_channel-s1"}
+    folders = {"joint-s0", "joint-s1", "best_channel-s0", "best_channel-s1"}
     written = {path.name for path in out.iterdir()}
     assert folders | {"compare.csv", "compare.json"} < written
     assert json.loads((out / "compare.json").read_text())["reference"] == "best_channel"
@@ -177,7 +177,7 @@ def test_compare(tiny, tmp_path, capsys):
     assert {path: path.stat().st_mtime_ns for path in out.rglob("rounds.jsonl")} == before
     assert (out / "best_channel-s1/rounds.jsonl").read_bytes() == rows
     assert run_cli([*command, "--policy.v", "3"]) == 2
-    assert "alternating-s0 holds a run of another configuration; choose another --out" in capsys.readouterr().err
+    assert "joint-s0 holds a run of another configuration; choose another --out" in capsys.readouterr().err
     assert run_cli(["show", *(str(out / name) for name in sorted(folders)), "--out", str(tmp_path / "again")]) == 0
     assert (tmp_path / "again/compare.csv").exists()
 
@@ -217,7 +217,7 @@ OVERRIDES = st.fixed_dictionaries(
     optional={
         "--rounds": st.integers(1, 99),
         "--policy.v": st.floats(1e-3, 1e9),
-        "--policy.name": st.sampled_from(["alternating", "traditional", "unlimited", "digest"]),
+        "--policy.name": st.sampled_from(["joint", "alternating", "traditional", "unlimited", "digest"]),
         "--policy.module": st.sampled_from(["None", 1, 4]),
         "--world.bandwidth-hz": st.floats(1e3, 1e10),
         "--world.noise-dbm-per-hz": st.floats(-200, -100),
@@ -263,7 +263,7 @@ def test_overrides_mean_what_tyros_help_says(chosen, equals):
         ("--world.noise-dbm-per-hz x", r"give a plain number of dBm/Hz"),
         ("--policy.v nan", r"policy\.v: input should be a finite number, got 'nan'"),
         ("--world.cell-radius-m inf", r"cell_radius_m: input should be a finite number, got 'inf'"),
-        ("--policy.name nonsense", r"policy\.name: input should be 'alternating', .*, got 'nonsense'"),
+        ("--policy.name nonsense", r"policy\.name: input should be 'joint', .*, got 'nonsense'"),
         ("--policy.v", r"policy\.v: needs a value; --policy\.v 20\.0 would be right"),
         ("--modules.ranks", r"modules\.ranks: needs a value; --modules\.ranks 2 4 4 would be right"),
         ("--modules.ranks 4 2 1", r"modules: ranks and depths must not decrease, got \(4, 2, 1\)"),
@@ -421,7 +421,7 @@ def test_folders_that_do_not_fit(done, tiny, tmp_path, refused):
     (longer / "config.toml").write_text(text)
     refused(["show", done, longer], r"run and .*longer cannot be compared: world\.deadline_s is 2\.0 and 3\.0; only")
     refused(["show"], r"airtune: show: name at least one run folder")
-    refused(["show", done, done], r"both policy alternating with seed 0; give one")
+    refused(["show", done, done], r"both policy joint with seed 0; give one")
     refused(["resume", tmp_path / "none"], r"none is not a run folder")
     refused(["resume"], r"airtune: resume: missing: PATH Run folder")
     refused(["export", done], r"airtune: export: missing: --out PATH Folder to write")
@@ -448,7 +448,7 @@ def test_damaged_rows_are_told(done, tmp_path, refused):
 @pytest.mark.parametrize(
     ("arguments", "pattern"),
     [
-        ("--policies nonsense", r"--policies: policy\.name: input should be 'alternating', .*, got 'nonsense'"),
+        ("--policies nonsense", r"--policies: policy\.name: input should be 'joint', .*, got 'nonsense'"),
         ("--policies alternating:2", r"--policies: alternating:2: only traditional and unlimited take a module"),
         ("--policies traditional:x", r"--policies: policy\.module: input should be a valid integer, got 'x'"),
         ("--policies traditional:0", r"--policies: policy\.module: input should be greater than or equal to 1"),
@@ -459,7 +459,7 @@ def test_damaged_rows_are_told(done, tmp_path, refused):
         ("--policies file", r"--policies: policy: policy\.file must be given"),
         ("--seeds 0", r"--seeds: at least 1 would be right, got 0"),
         ("--seeds x", r"airtune: compare .*: error parsing --seeds: invalid literal .*'x'"),
-        ("--reference other", r"--reference: no policy other among --policies; there are alternating, traditional"),
+        ("--reference other", r"--reference: no policy other among --policies; there are joint, traditional"),
         ("--polcy.v 3", r"polcy\.v: unknown key; did you mean policy\.v\?"),
     ],
 )

@@ -253,7 +253,7 @@ def test_a_policy_object_of_ones_own(tiny_config, tmp_path):
         run(tiny_config(tmp_path / "greedy"), greedy)
     run(tiny_config(tmp_path / "named", rounds=1))
     (tmp_path / "named/summary.json").unlink()
-    with pytest.raises(AirtuneError, match="begun with the policy alternating; resume it without one"):
+    with pytest.raises(AirtuneError, match="begun with the policy joint; resume it without one"):
         resume(tmp_path / "named", smallest)
 
 
@@ -454,7 +454,7 @@ def test_run_or_resume(tiny_config, tmp_path, monkeypatch, capsys):
     config = tiny_config(tmp_path / "run", rounds=3)
     begun(tiny_config, tmp_path / "run", monkeypatch, rounds=3)
     summary = run_or_resume(config, "[1/2] ")
-    assert "[1/2] sst2 · alternating · seed 0" in capsys.readouterr().out
+    assert "[1/2] sst2 · joint · seed 0" in capsys.readouterr().out
     monkeypatch.setattr("airtune.experiment.build", None)
     assert run_or_resume(config) == summary
     with pytest.raises(AirtuneError, match="holds a run of another configuration; choose another --out"):

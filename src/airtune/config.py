@@ -161,9 +161,9 @@ class PolicyConfig:
     """The online algorithm or a baseline, and its dials."""
 
     name: Literal["joint", "alternating", "traditional", "unlimited", "digest", "file"] = "joint"
-    """joint: Solver B, each decision with a proven bound, §6; alternating: Solver A, §5; traditional: fixed module, equal bandwidth, full power; unlimited: error-free upper
-    bound; digest: the paper's subproblems taken literally, least power for π = 0.9 and most rate for the band; file:
-    your own, from `file`."""
+    """joint: Solver B, each decision with a proven bound, §6; alternating: Solver A, §5; traditional: fixed module,
+    equal bandwidth, full power; unlimited: error-free upper bound; digest: the paper's subproblems taken literally,
+    least power for π = 0.9 and most rate for the band; file: your own, from `file`."""
     file: Path | None = None
     """A Python file that defines `policy(problem) -> Decision`."""
     v: Positive = 1000.0

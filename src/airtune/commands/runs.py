@@ -64,7 +64,7 @@ class _Compare:
     Run again, it keeps finished runs and finishes interrupted ones.
     """
 
-    policies: str = "alternating,traditional"
+    policies: str = "joint,traditional"
     """Separated by commas: names of policy.name, traditional:N for module N, or Python files with policy(problem)."""
     seeds: int = 1
     """Number of seeds: the configuration's seed and those after it."""

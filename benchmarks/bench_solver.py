@@ -2,7 +2,7 @@
 
     python -m benchmarks.bench_solver [--instances 500] [--largest 100000] [--out experiments/results/solver]
 
-Instances are those of `benchmarks.instances`: K log-uniform in 5–1000 and M uniform in 1–8 from the seed, loads in turn.
+Instances are those of `benchmarks.instances`: K log-uniform in 5–1000, M uniform in 1–8 from the seed, loads in turn.
 Times are processor seconds of one thread, the shortest of some calls after a first one that compiles. SCIP, which takes
 minutes, is in `benchmarks.study_exact`.
 """

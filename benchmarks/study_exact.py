@@ -81,6 +81,8 @@ def summary(rows: list[Row], out: Callable[[str], None] = print) -> None:
     short = 100.0 * (column("optimum_j2") - column("b_bound_j2")) / scale
     out(f"Solver B's certificate: median {np.median(certificate):.2g} %, worst {certificate.max():.2g} %")
     out(f"SCIP's value above B's bound: {(short > 1e-7).sum()} instances, by at most {max(short.max(), 0.0):.2g} %")
+    above = 100.0 * (column("b_j2") - column("scip_bound_j2")) / scale
+    out(f"Solver B above SCIP's bound: {(above > 1e-7).sum()} instances, by at most {max(above.max(), 0.0):.2g} %")
     for name in ("scip_s", "a_s", "b_s"):
         seconds = column(name)
         out(f"{name}: median {np.median(seconds):.3g} s, longest {seconds.max():.3g} s")

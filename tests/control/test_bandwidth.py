@@ -3,9 +3,11 @@ from dataclasses import replace
 import cvxpy as cp
 import numpy as np
 import pytest
+from benchmarks.instances import LOADS, draw
 
 from airtune.control.bandwidth import allocate_bandwidth
 from airtune.control.evaluation import device_value
+from airtune.control.joint import JointPolicy
 from airtune.control.market import inflection
 from airtune.physics.link import OutageLink
 from airtune.types import AirtuneError
@@ -62,6 +64,23 @@ def test_against_cvxpy_where_the_problem_is_concave(make_problem, seed):
     linear.solve(solver=cp.CLARABEL)
     # Concavity: no allocation is worth more than this linearisation says.
     assert linear.value - float(scaled @ band) / 6e6 <= 1e-4
+
+
+@pytest.mark.parametrize("seed", [0, 1, 6])
+def test_value_price_and_bandwidth_of_an_exponential_cone_program(convex_reference, seed):
+    """SP3 at Solver B's modules and powers, where every c/p ≤ 1: the global optimum for those who send."""
+    problem = draw(seed, 5, 3, LOADS[seed % len(LOADS)])
+    decision = JointPolicy()(problem)
+    allocation = allocate_bandwidth(problem, decision.module, decision.power_w)
+    sends = allocation.bandwidth_hz > 0
+    module = np.where(sends, decision.module, 0)
+    assert sends.sum() >= 3
+    found = device_value(problem, module, decision.power_w, allocation.bandwidth_hz).sum()
+    value, band, exponent, price = convex_reference.solve(problem, module, decision.power_w)
+    assert exponent.max() < 1.0
+    assert found == pytest.approx(value, rel=1e-6)
+    assert allocation.bandwidth_hz[sends] == pytest.approx(band, rel=1e-3)
+    assert float(allocation.price) == pytest.approx(price, rel=1e-3)
 
 
 @pytest.mark.parametrize("link", ["outage", "waterfall"])

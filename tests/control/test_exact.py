@@ -18,7 +18,7 @@ def instance(seed):
     return draw(seed, 2 + seed % 2, 1 + seed % 3, LOADS[seed % len(LOADS)])
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(7))
 def test_against_dynamic_programming_from_both_sides(exact_reference, seed):
     """The reference brackets the optimum; SCIP's decision and bound must bracket it too, and both must overlap."""
     problem = instance(seed)
@@ -35,16 +35,16 @@ def test_against_dynamic_programming_from_both_sides(exact_reference, seed):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_never_below_solver_a(seed):
-    problem = draw(seed, 5, 2, LOADS[seed])
+    problem = draw(seed, 4, 2, LOADS[seed])
     found = SOLVE(problem)
     assert found.objective >= AlternatingPolicy()(problem).objective * (1 - 2e-6)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_tangents_lie_above_the_value_and_its_slope_is_right(seed):
-    for option in options_of(draw(seed, 6, 3, LOADS[seed % 5])):
+    for option in options_of(draw(seed, 4, 3, LOADS[seed % 5])):
         least = option.least_share(1e-9 * option.reward)
-        share = np.geomspace(least, 1.0, 1000)
+        share = np.geomspace(least, 1.0, 400)
         value = option.value(share)
         assert (np.diff(value) >= -1e-12 * option.reward).all()
         step = 1e-6 * share
@@ -67,7 +67,7 @@ def test_nothing_worth_sending_and_the_protocol():
 
 def test_a_time_limit_still_gives_a_proven_bound():
     problem = draw(0, 8, 4, 0.05)
-    found = ExactPolicy(time_limit_s=1.0)(problem)
+    found = ExactPolicy(time_limit_s=0.5)(problem)
     assert found.upper_bound is not None and found.upper_bound >= AlternatingPolicy()(problem).objective
     validate_decision(problem, found)
     assert found.status == "time limit"

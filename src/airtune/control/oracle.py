@@ -68,9 +68,10 @@ def solve_offline(
     allowed_j = len(problems) * problems[0].budget_j
     nu = _first_multiplier(problems) if start is None else np.maximum(np.array(start, np.float64), 0.0)
     unit = np.maximum(_first_multiplier(problems), 1e-300) / np.maximum(allowed_j, 1e-300)
-    best_nu, bound, step, waited, done = nu, np.inf, 1.0, 0, 0
+    best_nu, bound, step, waited, tried = nu, np.inf, 1.0, 0, 0
     value, plan = -np.inf, ()
-    for done in range(1, iterations_max + 1):
+    while tried < iterations_max:
+        tried += 1
         decisions = [_decided(problem, nu, policy) for problem in problems]
         spent = sum(_spent_j(*pair) for pair in zip(problems, decisions, strict=True))
         dual = sum(_proven(decision) for decision in decisions) + float(nu @ allowed_j)
@@ -93,7 +94,7 @@ def solve_offline(
             break
         nu = np.maximum(nu + step * (dual - value) / norm * unit * descent, 0.0)
     count = len(problems)
-    return Oracle(bound / count, value / count, plan, best_nu, done)
+    return Oracle(bound / count, value / count, plan, best_nu, tried)
 
 
 def _first_multiplier(problems: Sequence[Problem]) -> Floats:

@@ -6,7 +6,8 @@ Independent channels, constants known and fixed, no account: the theorem's hypot
 energy and Φ follow from the decision. For each seed (another cell) and V two runs on the same observations:
 
 - cold, Z(0) = 0: the queues at every T;
-- warm, Z(0) = V λ with λ the multipliers that the largest V settled at: Φ above the best in the steady state.
+- warm, Z(0) = V λ: Φ above the best in the steady state. λ is where Z/V settled in a cold run at the middle V (second
+  half), refined by a run at the second largest V that starts from there.
 
 Φ^opt is estimated from below by the dual, D(λ) = mean over the observations of min Φ + Σ λ (E − Ē), as exact as the
 solver is. The excess of a warm run is measured as its Lagrangian above D(λ), round by round on the same observations:
@@ -139,7 +140,9 @@ def study(
     cell, world = cell_of(seed, devices, rounds)
     budget = cell.devices.budget_j
     cold = {v: drive(replace(cell, tradeoff_v=v), world, policy, np.zeros(devices)) for v in values}
-    price = cold[values[-1]].queue_j[-rounds // 3 :].mean(axis=0) / values[-1]
+    price = cold[values[len(values) // 2]].queue_j[rounds // 2 :].mean(axis=0) / values[len(values) // 2]
+    settled = drive(replace(cell, tradeoff_v=values[-2]), world, policy, values[-2] * price)
+    price = settled.queue_j[rounds // 2 :].mean(axis=0) / values[-2]
     least = drive(replace(cell, tradeoff_v=1.0), world, policy, price, frozen=True)
     floor = least.phi + (least.energy_j - budget) @ price
     best, wrong, rows = float(floor.mean()), 0, []

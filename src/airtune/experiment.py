@@ -253,7 +253,8 @@ def _from_checkpoint(tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> 
     def part(prefix: str) -> Adapters:
         return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
-    bounds = (float(meta["bound"]), float(meta["bound_tight"]))
+    # a checkpoint from before (12) holds the looser bound alone, from which the recursion stays a bound
+    bounds = (float(meta["bound"]), float(meta.get("bound_tight", meta["bound"])))
     memory = Memory(tensors["queue_j"].numpy(), tensors["spent_j"].numpy(), *bounds)
     server = ServerState(part("momentum/"), part("square/"), part("average/"), int(meta["server_steps"]))
     return State(int(meta["t"]), part("adapters/"), server, memory)

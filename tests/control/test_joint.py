@@ -24,7 +24,7 @@ def spread(make_problem, devices, seed, modules=None):
     rng = np.random.default_rng(seed)
     modules = modules or int(rng.integers(1, 9))
     v = devices * 10 ** rng.uniform(0.3, 2.5)
-    return make_problem(devices, modules, seed, v=float(v), band_hz=float(devices * 10 ** rng.uniform(3, 5.6)))
+    return make_problem(devices, modules, seed, v=float(v), band_hz=float(devices * 10 ** rng.uniform(2, 5.6)))
 
 
 def gap_of(decision):
@@ -215,3 +215,22 @@ def test_another_link_is_left_to_solver_a(make_problem):
     assert not isinstance(problem.link, OutageLink)
     assert decision.upper_bound is None
     assert decision.objective == AlternatingPolicy()(problem).objective
+
+
+def test_a_band_too_small_for_the_concave_branch_goes_to_one_device(make_problem):
+    """All of the band lies in the convex part of the capped curve: the best is the best single device."""
+    sent = 0
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        problem = replace(
+            make_problem(4, 1, seed, v=50.0, band_hz=float(4e3 * 2 ** rng.uniform(0, 3))), queue_j=np.zeros(4)
+        )
+        alone = [
+            POLICY(replace(problem, feasible=problem.feasible & (np.arange(4) == k)[:, None])).objective
+            for k in range(4)
+        ]
+        decision = POLICY(problem)
+        assert decision.objective >= max(alone) * (1 - 1e-9)
+        assert gap_of(decision) <= 1.01 * POLICY.tolerance
+        sent += decision.objective > 0
+    assert sent > 3

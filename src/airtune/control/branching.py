@@ -21,6 +21,8 @@ Ints = NDArray[np.int64]
 
 _CUT_STEPS = 50
 """Halvings that find where one option overtakes another."""
+_MARGIN = 0.02
+"""Part of the range between two best bands, at either end, in which no cut is made."""
 _NOTICEABLE = 1e-9
 """Relative difference of band that counts as a jump."""
 
@@ -107,7 +109,8 @@ def cut_of(options: Options, demand: Demand, band_hz: float) -> tuple[int, float
         cut = 0.5 * (little + much)
         if demand.pick[HIGH, k] != top:
             found = overtakes_hz(options, k, top, little, much)
-            if little + 1e-3 * _NOTICEABLE * band_hz < found < much - 1e-3 * _NOTICEABLE * band_hz:
+            margin = _MARGIN * (much - little)
+            if little + margin < found < much - margin:  # nearer to an end it would hardly cut anything off
                 cut = found
         upper, lower = device_value(options, k, -1, much), device_value(options, k, -1, little)
         chord = lower + (upper - lower) * (cut - little) / (much - little)

@@ -14,6 +14,8 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _STEPS = 100
+_ROUNDING = 1e-12
+"""Relative excess over the band that is rounding."""
 _SHARED = 1e-7
 """Relative rest of the band at which it is shared out: stretching every share over it costs only its square."""
 
@@ -116,7 +118,7 @@ def share(options: Options, pick: Ints, band_hz: float, log_price: float, guess:
     over, under, fits = math.inf, 0.0, log_price
     for _ in range(_STEPS):
         total = wanted(options, pick, band_hz, log_price, guess, band)
-        if total > band_hz:
+        if total > band_hz * (1.0 + _ROUNDING):
             t_low, over = log_price, total
         else:
             t_high, under, fits = log_price, total, log_price
@@ -125,7 +127,7 @@ def share(options: Options, pick: Ints, band_hz: float, log_price: float, guess:
         if t_low == -math.inf or t_high == math.inf:
             away = 2.1 * abs(math.log(max(total, 1e-9 * band_hz) / band_hz))
             step = min(max(2.0 * step, away, 1e-12), 8.0)
-            log_price += step if total > band_hz else -step
+            log_price += step if t_low == log_price else -step
             continue
         if t_high - t_low <= 1e-14 * max(abs(t_low), 1.0):
             break
@@ -164,7 +166,7 @@ def _settle(options: Options, pick: Ints, band_hz: float, total: float, band: Fl
             continue
         band[k] = min(band[k] * stretch, band_hz)
         worth = value_at(options, pick[k], options.nats_hz[pick[k]] / band[k]) if band[k] > 0.0 else 0.0
-        if worth <= 0.0 or used + band[k] > band_hz * (1.0 + 1e-12):
+        if worth <= 0.0 or used + band[k] > band_hz * (1.0 + _ROUNDING):
             pick[k], band[k] = -1, 0.0
             continue
         value += worth

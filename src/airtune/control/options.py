@@ -17,24 +17,46 @@ _HUGE = 1e290
 """Quantities are held below this, so that a few of them can be multiplied."""
 _TINY = 1e-290
 _STEPS = 100
+_CONVERGED = 1e-4
+"""Relative Newton step after which a root is exact to about 1e-8."""
+_GAIN_MAX, _GAIN_STEP = 40.0, 0.05
+_BEND_MIN, _BEND_MAX, _BEND_STEP = -40.0, 6.5, 0.05
+
+
+def _tables() -> tuple[Floats, Floats]:
+    """Where Newton's method starts: x/ln h over ln h, and ln x over ln κ at the inflection."""
+    x = np.geomspace(1e-4, 60.0, 20_000)
+    log_h = np.log(np.expm1(x) / x)
+    gain = np.interp(np.arange(0.0, _GAIN_MAX + _GAIN_STEP, _GAIN_STEP), log_h, x / log_h)
+    q = np.where(x < 1e-2, x * x * (0.5 + x / 3.0 + x * x / 8.0), x * np.exp(x) - np.expm1(x))
+    log_kappa = 3.0 * np.log(x) + x - 2.0 * np.log(q)
+    bend = np.interp(-np.arange(_BEND_MIN, _BEND_MAX + _BEND_STEP, _BEND_STEP), -log_kappa, np.log(x))
+    return gain, bend
+
+
+_GAIN, _BEND = _tables()
+
+
+@compiled
+def _between(table: Floats, place: float) -> float:
+    """Linear interpolation in a table at a place counted in its steps."""
+    index = min(int(place), len(table) - 2)
+    return table[index] + (table[index + 1] - table[index]) * (place - index)
 
 
 @compiled
 def x_of_gain(h: float) -> float:
-    """x with (e^x − 1)/x = h ≥ 1: Newton on ln h(x), convex in x."""
+    """x with (e^x − 1)/x = h ≥ 1: Newton on ln h(x), which is convex."""
     if h <= 1.0:
         return 0.0
     goal = math.log(h)
-    x = min(goal + math.log1p(goal), X_MAX)
+    x = goal * _between(_GAIN, goal / _GAIN_STEP) if goal < _GAIN_MAX else goal + math.log1p(goal)
     for _ in range(_STEPS):
         less_one = math.expm1(x)
         step = (math.log(less_one / x) - goal) * x * less_one / slope_factor(x, less_one)
-        after = x - step
-        if not after > 0.0:
-            after = 0.5 * x
-        if abs(after - x) <= 1e-7 * x:
-            return after
-        x = after
+        x = x - step if step < x else 0.5 * x
+        if abs(step) <= _CONVERGED * x:
+            break
     return x
 
 
@@ -43,7 +65,8 @@ def x_of_inflection(kappa: float) -> float:
     """x at which e^{−κ h(a/b)} turns from concave to convex in b: κ = x³ e^x/Q², which falls in x; bracketed Newton."""
     low, high = 1e-9, X_MAX
     log_kappa = math.log(kappa)
-    x = math.log1p(4.0 / kappa)
+    place = (log_kappa - _BEND_MIN) / _BEND_STEP
+    x = math.exp(_between(_BEND, place)) if place > 0.0 else -log_kappa
     for _ in range(_STEPS):
         less_one = math.expm1(x)
         q = slope_factor(x, less_one)
@@ -52,13 +75,11 @@ def x_of_inflection(kappa: float) -> float:
             low = x
         else:
             high = x
-        slope = 3.0 + x - 2.0 * x * x * (less_one + 1.0) / q
-        after = x * math.exp(min(max(-missing / slope, -2.0), 2.0))
-        if not low < after < high:
-            after = math.sqrt(low * high)
-        if abs(after - x) <= 1e-6 * x:
-            return after
-        x = after
+        step = -missing / (3.0 + x - 2.0 * x * x * (less_one + 1.0) / q)
+        after = x * math.exp(min(max(step, -2.0), 2.0))
+        x = after if low < after < high else math.sqrt(low * high)
+        if abs(step) <= _CONVERGED:
+            break
     return x
 
 

@@ -27,6 +27,7 @@ from airtune.physics.link import link_of
 from airtune.rng import Stream, generator
 from airtune.round import State, System
 from airtune.theory.constants import prior_constants
+from airtune.theory.estimates import Online
 from airtune.types import AirtuneError, Modules, Policy
 from airtune.worlds.analytic import AnalyticWorld, radio_of
 
@@ -130,6 +131,12 @@ def build(
         rounds=config.rounds,
         tradeoff_v=config.policy.v,
         account=config.policy.account == "horizon",
+        online=Online(
+            config.constants.source == "estimated",
+            config.constants.forgetting,
+            config.constants.optimism,
+            config.constants.generalisation,
+        ),
     )
     system = System(
         cell=cell,

@@ -50,7 +50,7 @@ class Recorder:
     def train(self, start, tokens, batches, rates, prior=None, rest=None):
         self.calls.append((start, batches, rates, prior))
         self.rests.append(rest)
-        return SimpleNamespace(delta={"x": torch.zeros(1)}, loss=0.5)
+        return SimpleNamespace(delta={"x": torch.zeros(1)}, loss=0.5, energy=np.array([0.5, 0.0]), noise=None)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """From what is known before a round to its problem (P1), §4."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -8,7 +9,8 @@ from airtune.control.queues import next_queue_j
 from airtune.physics.cost import compute_energy_j, compute_time_s, downlink_time_s, uplink_time_s
 from airtune.theory.bound import bound_step, divergence_phi, utility
 from airtune.theory.constants import Constants
-from airtune.types import Decision, Devices, Link, Memory, Modules, Observation, Outcome, Problem, Radio
+from airtune.theory.estimates import Online, Prior, constants_of, first_estimates, prior_of, relative, update_estimates
+from airtune.types import Decision, Devices, Link, Memory, Modules, Observation, Outcome, Problem, Radio, Report
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -20,17 +22,46 @@ class Cell:
     radio: Radio
     link: Link
     constants: Constants
+    """Known, or assumed before anything was heard."""
     rounds: int
     """T."""
     tradeoff_v: float
     account: bool
     """Whether a device may never spend more than its whole run's budget T·Ē_k."""
+    online: Online = field(default_factory=Online)
+    """How the constants are learned, and whether decisions use what was learned."""
+
+    @property
+    def prior(self) -> Prior:
+        """What the estimates start from."""
+        return prior_of(self.constants, self.modules, self.devices.samples, self.online)
 
 
 def first_memory(cell: Cell, queue_start: float) -> Memory:
     """The controller before the first round; `queue_start` is Z_k(0) in units of Ē_k."""
     budget = cell.devices.budget_j
-    return Memory(queue_j=queue_start * budget, spent_j=np.zeros_like(budget), bound=cell.constants.initial_gap)
+    return Memory(
+        queue_j=queue_start * budget,
+        spent_j=np.zeros_like(budget),
+        bound=cell.constants.initial_gap,
+        estimates=first_estimates(len(budget), len(cell.modules)),
+    )
+
+
+def believed(cell: Cell, memory: Memory) -> Constants:
+    """The constants that Φ_t is computed with: those of the cell, or the estimates in their own units."""
+    return constants_of(memory.estimates, cell.prior) if cell.online.used else cell.constants
+
+
+def decisive(cell: Cell, memory: Memory) -> Constants:
+    """The constants that utilities are computed with: those of the cell, or the estimates with optimism, scaled so that
+    the fleet's mean Σ_k ω_k Γ_k² is the cell's and V keeps its meaning.
+    """
+    if not cell.online.used:
+        return cell.constants
+    return relative(
+        constants_of(memory.estimates, cell.prior, cell.online.optimism), cell.constants, cell.devices.weight
+    )
 
 
 def pose(cell: Cell, memory: Memory, observation: Observation) -> Problem:
@@ -53,7 +84,7 @@ def pose(cell: Cell, memory: Memory, observation: Observation) -> Problem:
         affordable_w = (left_j - compute_j) / upload_s - devices.circuit_power_w[:, None]
         power_max_w = np.minimum(power_max_w, devices.pa_efficiency[:, None] * affordable_w)
     fits = modules.memory_byte[None, :] <= devices.memory_byte[:, None]
-    constants = cell.constants
+    constants = decisive(cell, memory)
     return Problem(
         t=observation.t,
         rounds=cell.rounds,
@@ -76,9 +107,9 @@ def pose(cell: Cell, memory: Memory, observation: Observation) -> Problem:
     )
 
 
-def divergence(cell: Cell, decision: Decision) -> float:
-    """Φ_t of a decision, (10), with the constants at hand."""
-    constants = cell.constants
+def divergence(cell: Cell, memory: Memory, decision: Decision) -> float:
+    """Φ_t of a decision, (10), with the constants believed before it."""
+    constants = believed(cell, memory)
     return divergence_phi(
         cell.devices.weight,
         constants.gamma_sq,
@@ -89,11 +120,12 @@ def divergence(cell: Cell, decision: Decision) -> float:
     )
 
 
-def remember(cell: Cell, memory: Memory, phi: float, outcome: Outcome) -> Memory:
-    """The controller after a round: queues by (13), energy spent, and the bound by (9) so far."""
+def remember(cell: Cell, memory: Memory, phi: float, outcome: Outcome, reports: Sequence[Report]) -> Memory:
+    """The controller after a round: queues by (13), energy spent, the bound by (9) so far, the estimates of §8."""
     energy_j = outcome.energy_j
     return Memory(
         queue_j=next_queue_j(memory.queue_j, energy_j, cell.devices.budget_j),
         spent_j=memory.spent_j + energy_j,
         bound=bound_step(memory.bound, phi, cell.constants.contraction, cell.constants.step),
+        estimates=update_estimates(memory.estimates, reports, cell.prior),
     )

@@ -13,7 +13,7 @@ from airtune.physics.cost import upload_energy_j
 from airtune.physics.fading import arrives, rayleigh_power
 from airtune.physics.link import success_probability
 from airtune.rng import Stream, generator
-from airtune.types import BoolK, Decision, FloatK, Observation, Outcome, Problem, Update
+from airtune.types import BoolK, Decision, FloatK, Observation, Outcome, Problem, Report, Update
 
 
 class SimulatedFleet:
@@ -106,7 +106,8 @@ class SimulatedFleet:
             rest = engine.family.rest(adapters, module) if engine.config.context == "whole" else None
             start = engine.family.slice(adapters, module)
             trained = engine.train(start, self.tokens, batches, rates, prior, rest)
-            yield Update(device, module, float(self._weight[device]), trained.delta, trained.loss)
+            report = Report(device, module, trained.energy, trained.noise)
+            yield Update(device, module, float(self._weight[device]), trained.delta, trained.loss, report)
 
 
 def balanced(shuffled: NDArray[np.int64], label: NDArray[np.int64], count: int) -> NDArray[np.int64]:

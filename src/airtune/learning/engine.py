@@ -14,21 +14,12 @@ from torch.nn import functional
 from airtune.config import LearningConfig
 from airtune.learning.data import TokenSet
 from airtune.learning.lora import Adapters, Family, NestedLinear, attach
+from airtune.learning.meter import Meter, Rates
 from airtune.learning.packing import Batcher, batcher_of
 from airtune.types import AirtuneError
 
 EVALUATION_TOKENS = 2048
 """Tokens per evaluation batch; larger batches fall out of cache on a CPU."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """Learning rates of one round."""
-
-    adapter: float
-    head: float
-    server: float
-    """Factor of the server's step."""
 
 
 def rates_at(config: LearningConfig, t: int, rounds: int) -> Rates:
@@ -53,6 +44,10 @@ class Trained:
     loss: float
     """Mean over the local steps."""
     tokens: int
+    energy: NDArray[np.float64]
+    """Squared norm of the pseudo-gradient −delta/(rate · E) by nested increment, shape M; 0 beyond the module."""
+    noise: NDArray[np.float64] | None
+    """Unbiased estimate of the variance in `energy`, from the spread of the E steps, shape M; None for one step."""
 
 
 class Engine:
@@ -112,6 +107,7 @@ class Engine:
         part = {name: tensor.detach().clone().requires_grad_() for name, tensor in start.items()}
         attach(self.model, self.installed, self.family, part, rest)
         optimizer = self._optimizer(part, rates)
+        meter = Meter(self.family, part, rates)
         losses: list[float] = []
         count = 0
         for index in batches:
@@ -127,10 +123,11 @@ class Engine:
             loss.backward()
             torch.nn.utils.clip_grad_norm_(part.values(), self.config.clip_norm)
             optimizer.step()
+            meter.step(part)
             losses.append(loss.item())
             count += int((tokens.offsets[index + 1] - tokens.offsets[index]).sum())
         delta = {name: part[name].detach() - start[name] for name in part}
-        return Trained(delta, float(np.mean(losses)), count)
+        return Trained(delta, float(np.mean(losses)), count, *meter.read(delta))
 
     def logits(self, adapters: Mapping[str, Tensor], tokens: TokenSet, index: NDArray[np.int64]) -> NDArray[np.float32]:
         """Class scores of the samples `index` [n × classes], in batches of similar length."""

@@ -105,7 +105,8 @@ def test_rows_add_up(finished, name):
     devices, rounds = read_rows(config.out, "devices.jsonl"), read_rows(config.out, "rounds.jsonl")
     budget = build(config).system.cell.devices.budget_j
     assert summary["budget_j"] == pytest.approx(8 * sum(budget), rel=1e-12)
-    queue, spent, bound = [0.5 * each for each in budget], [0.0] * 6, config.constants.initial_gap
+    queue, spent = [0.5 * each for each in budget], [0.0] * 6
+    bound = tight = config.constants.initial_gap
     for line in rounds:
         mine = [row for row in devices if row["t"] == line["t"]]
         assert [row["device"] for row in mine] == list(range(6))
@@ -126,6 +127,8 @@ def test_rows_add_up(finished, name):
         assert line["spent_j"] == pytest.approx(sum(spent), rel=1e-12)
         bound = config.constants.contraction * bound + config.constants.step / 2 * line["phi"]
         assert line["bound"] == pytest.approx(bound, rel=1e-12)
+        tight = config.constants.contraction * tight + config.constants.step / 2 * line["phi_tight"]
+        assert line["bound_tight"] == pytest.approx(tight, rel=1e-12) and tight <= bound
     assert name != "traditional" or 0.0 in (row["queue_j"] for row in devices)  # (13)'s other branch was taken
     for part in ("energy_compute_j", "energy_transmit_j", "tokens"):
         assert summary[part] == pytest.approx(sum(row[part] for row in devices), rel=1e-12)
@@ -137,7 +140,7 @@ def test_rows_add_up(finished, name):
 
 
 def test_phi_from_device_rows(finished):
-    """(10) recomputed from rows, sample counts from the partition itself."""
+    """(10) and (12) recomputed from rows, sample counts from the partition itself."""
     config, _ = finished["alternating"]
     constants = config.constants
     experiment = build(config)
@@ -146,18 +149,21 @@ def test_phi_from_device_rows(finished):
     samples = [len(part) for part in experiment.system.fleet.parts]
     assert sum(samples) == 600
     for line in read_rows(config.out, "rounds.jsonl"):
-        phi = 0.0
+        phi = tight = 0.0
         for row in (row for row in read_rows(config.out, "devices.jsonl") if row["t"] == line["t"]):
             share, m = samples[row["device"]] / 600, row["module"]
             if m == 0:
-                phi += share * constants.gamma_sq
+                phi, tight = phi + share * constants.gamma_sq, tight + share * constants.gamma_sq
                 continue
             rank, depth = ((2, 1), (4, 1), (4, 2))[m - 1]
             kept = (rank / 4) ** constants.rank_exponent * (depth / 2) ** constants.depth_exponent
             noise = constants.noise_sq * parameters[m - 1] / parameters[-1]
             pi = row["success_probability"]
             phi += share * (constants.gamma_sq * (1 - pi * kept) + pi * noise)
+            tight += share * constants.gamma_sq * (1 - kept + (1 - pi) ** 2 * kept)
+            tight += share**2 * pi * ((1 - pi) * kept * constants.gamma_sq + noise)
         assert line["phi"] == pytest.approx(phi, rel=1e-12)
+        assert line["phi_tight"] == pytest.approx(tight, rel=1e-12)
 
 
 def test_policies_are_paired(finished):

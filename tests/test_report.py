@@ -26,7 +26,8 @@ def round_row(t: int, **fields: Any) -> dict[str, Any]:
     row: dict[str, Any] = {
         "t": t, "scheduled": 2, "delivered": 1, "energy_compute_j": 3.0, "energy_transmit_j": 1.0, "tokens": 10.0,
         "loss": 0.5, "accuracy": None, "objective": 9.9, "upper_bound": 10.0, "status": "ok", "phi": 1.0,
-        "bound": 0.9, "bound_kind": "estimated", "queue_mean_j": 0.0, "queue_max_j": 0.0, "spent_j": 4.0 * (t + 1),
+        "phi_tight": 0.5, "bound": 0.9, "bound_tight": 0.8, "bound_kind": "estimated",
+        "queue_mean_j": 0.0, "queue_max_j": 0.0, "spent_j": 4.0 * (t + 1),
         "max_overspend_ratio": 0.8, "modules": [1, 0, 2],
     }  # fmt: skip
     return row | fields
@@ -73,7 +74,8 @@ def test_summary_of_hand_worked_rows():
     assert summary == {
         "task": "t", "model": "m", "policy": "p", "seed": 4, "rounds": 3, "accuracy": 0.7, "energy_j": 12.0,
         "energy_compute_j": 9.0, "energy_transmit_j": 3.0, "budget_j": 15.0, "max_overspend_ratio": 0.8,
-        "delivery_rate": 0.5, "tokens": 30.0, "wall_s": 1.0, "bound": 0.9, "module_histogram": [3, 0, 6],
+        "delivery_rate": 0.5, "tokens": 30.0, "wall_s": 1.0, "bound": 0.9, "bound_tight": 0.8,
+        "module_histogram": [3, 0, 6],
     }  # fmt: skip
     idle = [round_row(0, scheduled=0, delivered=0)]
     nothing = summarise(idle, task="t", model="m", policy="p", seed=0, budget_j=1.0, wall_s=0.0)

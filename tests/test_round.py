@@ -86,7 +86,9 @@ def test_one_round_by_hand():
     assert after.memory.spent_j.tolist() == [1.5] * K and after.memory.queue_j.tolist() == [0.0] * K
     pi = record.decision.success_probability
     assert record.phi == pytest.approx(float(np.mean(1 - pi + 0.1 * pi)), rel=1e-12)
+    assert record.phi_tight == pytest.approx(float(np.mean((1 - pi) ** 2 + (pi * (1 - pi) + 0.1 * pi) / K)), rel=1e-12)
     assert after.memory.bound == pytest.approx(0.9 * 0.7 + 0.05 * record.phi, rel=1e-12)
+    assert after.memory.bound_tight == pytest.approx(0.9 * 0.7 + 0.05 * record.phi_tight, rel=1e-12)
     assert record.observe_s >= 0 and record.decide_s > 0
     ((adapters, decision, problem, observation),) = fleet.asked
     assert adapters is start.adapters and decision is record.decision

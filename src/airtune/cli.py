@@ -27,6 +27,8 @@ USAGE = """usage: airtune COMMAND …
                          named as policy.name or as your own Python files
   show RUN [RUN …]       tables and plots of a run, or of several side by side
   export RUN --out DIR   the adapter as a standard PEFT folder
+  verify [--instances 10000 --seed 0 --out DIR]
+                         the bounds against exact gaps on thousands of problems with known constants
   presets                what NAME can be
 
 airtune COMMAND --help tells more; airtune run demo --help lists every setting with its unit."""
@@ -71,6 +73,10 @@ def _dispatch(arguments: list[str]) -> None:
             _show(arguments)
         case "export":
             _export(arguments)
+        case "verify":
+            from airtune.commands_verify import verify_command
+
+            verify_command(arguments)
         case "presets":
             print("\n".join(f"{name:10} {text}" for name, text in presets().items()))
         case "--help" | "-h" | "help":
@@ -78,7 +84,9 @@ def _dispatch(arguments: list[str]) -> None:
         case "--version":
             print(f"airtune {importlib.metadata.version('airtune')}")
         case _:
-            raise AirtuneError(f"no command {command!r}; there are run, resume, compare, show, export and presets")
+            raise AirtuneError(
+                f"no command {command!r}; there are run, resume, compare, show, export, verify and presets"
+            )
 
 
 # Reading arguments

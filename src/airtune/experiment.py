@@ -208,7 +208,9 @@ def _round_row(experiment: Experiment, state: State, record: Record, accuracy: f
         "upper_bound": record.decision.upper_bound,
         "status": record.decision.status,
         "phi": record.phi,
+        "phi_tight": record.phi_tight,
         "bound": memory.bound,
+        "bound_tight": memory.bound_tight,
         "bound_kind": "estimated",
         "queue_mean_j": float(memory.queue_j.mean()),
         "queue_max_j": float(memory.queue_j.max()),
@@ -251,7 +253,8 @@ def _to_checkpoint(state: State) -> tuple[dict[str, Any], dict[str, Any]]:
     tensors |= {f"average/{name}": tensor for name, tensor in state.server.average.items()}
     tensors |= {"queue_j": state.memory.queue_j, "spent_j": state.memory.spent_j}
     tensors |= {f"estimates/{field.name}": getattr(state.memory.estimates, field.name) for field in _ESTIMATES}
-    return tensors, {"t": state.t, "bound": state.memory.bound, "server_steps": state.server.steps}
+    bounds = {"bound": state.memory.bound, "bound_tight": state.memory.bound_tight}
+    return tensors, {"t": state.t, **bounds, "server_steps": state.server.steps}
 
 
 def _from_checkpoint(tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> State:
@@ -262,7 +265,8 @@ def _from_checkpoint(tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> 
     if len(learned) != len(_ESTIMATES):
         raise AirtuneError("the checkpoint is of an airtune without estimates of the constants; start the run anew")
     estimates = Estimates(**{name: value.numpy() for name, value in learned.items()})
-    memory = Memory(tensors["queue_j"].numpy(), tensors["spent_j"].numpy(), float(meta["bound"]), estimates)
+    bounds = (float(meta["bound"]), float(meta["bound_tight"]))
+    memory = Memory(tensors["queue_j"].numpy(), tensors["spent_j"].numpy(), *bounds, estimates)
     server = ServerState(part("momentum/"), part("square/"), part("average/"), int(meta["server_steps"]))
     return State(int(meta["t"]), part("adapters/"), server, memory)
 

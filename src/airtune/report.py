@@ -87,6 +87,7 @@ def summarise(
         tokens=math.fsum(row["tokens"] for row in rounds),
         wall_s=wall_s,
         bound=rounds[-1]["bound"],
+        bound_tight=rounds[-1].get("bound_tight"),
         module_histogram=[sum(counts) for counts in zip(*(row["modules"] for row in rounds), strict=True)],
     )
 

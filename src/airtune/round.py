@@ -63,6 +63,8 @@ class Record:
     outcome: Outcome
     phi: float
     """Φ_t, (10)."""
+    phi_tight: float
+    """Φ'_t, (12)."""
     loss: float | None
     """Mean training loss of those who delivered; None if nobody did."""
     observe_s: float
@@ -86,9 +88,10 @@ def step(system: System, state: State) -> tuple[State, Record]:
     validate_decision(problem, decision, unlimited=isinstance(system.policy, UnlimitedPolicy))
     outcome = system.fleet.execute(state.adapters, decision, problem, observation)
     adapters, server, heard = _learn(system, state, outcome)
-    phi = divergence(system.cell, state.memory, decision)
-    memory = remember(system.cell, state.memory, phi, outcome, heard.reports)
-    record = Record(observation, problem, decision, outcome, phi, heard.loss, clock[1] - clock[0], clock[2] - clock[1])
+    phi, phi_tight = divergence(system.cell, state.memory, decision)
+    memory = remember(system.cell, state.memory, phi, phi_tight, outcome, heard.reports)
+    waits = (clock[1] - clock[0], clock[2] - clock[1])
+    record = Record(observation, problem, decision, outcome, phi, phi_tight, heard.loss, *waits)
     return State(state.t + 1, adapters, server, memory), record
 
 

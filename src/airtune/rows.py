@@ -32,8 +32,13 @@ class RoundRow(TypedDict):
     """Proven upper bound on (P1)."""
     status: str
     phi: float
-    """Φ_t."""
+    """Φ_t, (10)."""
+    phi_tight: float
+    """Φ'_t, (12)."""
     bound: float
+    """(9) with (10), Theorem 1."""
+    bound_tight: float
+    """(9) with (12), Theorem 2: asks for more, unbiased gradients and independent devices."""
     bound_kind: str
     """estimated, or exact where the constants are known."""
     queue_mean_j: float
@@ -110,6 +115,9 @@ class Summary(TypedDict):
     run or resume, so without Python's start; of a process that was killed up to its last written round; in a comparison
     the first run alone loads the model and data that all share."""
     bound: float | None
+    """Theorem 1's."""
+    bound_tight: float | None
+    """Theorem 2's; null in rows of a version that did not compute it."""
     module_histogram: list[int]
     """Device-rounds on each module, length M + 1."""
 

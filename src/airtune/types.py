@@ -332,7 +332,9 @@ class Memory:
     spent_j: FloatK
     """Σ E_k so far."""
     bound: float
-    """(9) so far."""
+    """(9) so far, with Φ_t by (10)."""
+    bound_tight: float
+    """(9) so far, with Φ'_t by (12)."""
     estimates: Estimates
     """Of the constants, §8."""
 

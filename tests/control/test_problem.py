@@ -59,7 +59,7 @@ def observe(cell, t=1, tokens=800.0):
 
 
 def memory_of(spent_j):
-    return Memory(np.zeros(3), spent_j, 0.7, first_estimates(3, 2))
+    return Memory(np.zeros(3), spent_j, 0.7, 0.7, first_estimates(3, 2))
 
 
 def test_by_hand():
@@ -128,29 +128,32 @@ def test_who_cannot_take_part():
 def test_memory_follows_13_and_9():
     cell = make_cell()
     memory = first_memory(cell, 0.5)
-    assert memory.queue_j.tolist() == [1.0] * 3 and memory.bound == 0.7
+    assert memory.queue_j.tolist() == [1.0] * 3 and memory.bound == memory.bound_tight == 0.7
     rng = np.random.default_rng(0)
-    queue, spent, bound = [1.0] * 3, [0.0] * 3, 0.7
+    queue, spent, bound, tight = [1.0] * 3, [0.0] * 3, 0.7, 0.7
     for _ in range(20):
         compute, transmit, phi = rng.exponential(1.0, 3), rng.exponential(1.0, 3), float(rng.random())
         nobody = np.zeros(3, bool)
-        memory = remember(cell, memory, phi, Outcome(nobody, nobody, compute, transmit, np.zeros(3), ()), ())
+        memory = remember(cell, memory, phi, phi / 3, Outcome(nobody, nobody, compute, transmit, np.zeros(3), ()), ())
         for k in range(3):
             queue[k] = max(queue[k] + compute[k] + transmit[k] - 2.0, 0.0)
             spent[k] += compute[k] + transmit[k]
-        bound = 0.9 * bound + 0.05 * phi
+        bound, tight = 0.9 * bound + 0.05 * phi, 0.9 * tight + 0.05 * phi / 3
     assert memory.queue_j == pytest.approx(queue, abs=1e-12) and memory.spent_j == pytest.approx(spent)
     assert memory.bound == pytest.approx(bound, rel=1e-12)
+    assert memory.bound_tight == pytest.approx(tight, rel=1e-12)
     assert max(queue) > 0
 
 
 def test_divergence_of_a_decision():
-    """(10): weights 1/6, 2/6, 3/6; Γ² = 2."""
+    """(10) and (12): weights 1/6, 2/6, 3/6; Γ² = 2."""
     cell = make_cell()
     pi = np.array([0.5, 0.0, 0.8])
     decision = Decision(np.array([1, 0, 2]), np.ones(3), np.ones(3), pi, 0.0)
     by_hand = (2 * (1 - 0.5 * 0.5) + 0.5 * 0.1) / 6 + 2 * 2 / 6 + (2 * (1 - 0.8) + 0.8 * 0.4) * 3 / 6
-    assert divergence(cell, first_memory(cell, 0.0), decision) == pytest.approx(by_hand, rel=1e-12)
+    bias = 2 * (0.5 + 0.5**2 * 0.5) / 6 + 2 * 2 / 6 + 2 * 0.2**2 * 3 / 6
+    variance = (0.5 * 0.5 * 0.5 * 2 + 0.5 * 0.1) / 36 + (0.8 * 0.2 * 2 + 0.8 * 0.4) * 9 / 36
+    assert divergence(cell, first_memory(cell, 0.0), decision) == pytest.approx((by_hand, bias + variance), rel=1e-12)
 
 
 def test_phi_is_what_the_objective_maximises():
@@ -159,7 +162,6 @@ def test_phi_is_what_the_objective_maximises():
     problem = pose(cell, first_memory(cell, 0.0), observe(cell))
     decision = make_decision(problem, np.array([1, 2, 1]), problem.power_max_w[:, 0], np.full(3, 3e5))
     assert 0.0 < decision.success_probability.min()
-    assert decision.objective == pytest.approx(
-        50.0 * (2.0 - divergence(cell, first_memory(cell, 0.0), decision)), rel=1e-9
-    )
+    phi, _ = divergence(cell, first_memory(cell, 0.0), decision)
+    assert decision.objective == pytest.approx(50.0 * (2.0 - phi), rel=1e-9)
     assert (energy_j(problem, decision.module, decision.power_w) > 0).all()

@@ -1,13 +1,15 @@
-"""(9)–(11) against explicit sums, and Theorem 1 against exact expectations on quadratics."""
+"""(9)–(12) against explicit sums, and Theorems 1 and 2 against exact expectations."""
 
+import importlib.util
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airtune.theory.bound import bound_step, divergence_phi, utility
+from airtune.theory.bound import bound_step, divergence_phi, divergence_tight, utility
 from airtune.types import AirtuneError
 
 
@@ -35,6 +37,86 @@ def test_divergence_by_hand():
         success_probability=np.array([0.0, 0.5, 1.0]),
     )
     assert phi == pytest.approx(0.8 + 0.51 + 0.3, rel=1e-12)
+
+
+@pytest.fixture(scope="module")
+def reference():
+    path = Path(__file__).parents[1] / "reference" / "bound_reference.py"
+    spec = importlib.util.spec_from_file_location("bound_reference", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_tighter_divergence_by_hand():
+    """(12): idle 0.2·4; module 1 at π = ½ 0.3·2·(½+¼·½) + 0.09·(¼·½·2+½·0.4); module 2 at π = 1 0.25·0.6."""
+    phi = divergence_tight(
+        weight=np.array([0.2, 0.3, 0.5]),
+        gamma_sq=np.array([4.0, 2.0, 1.0]),
+        delta=np.array([0.5, 0.0]),
+        noise=np.array([[9.0, 9.0], [0.4, 0.8], [0.3, 0.6]]),
+        module=np.array([0, 1, 2]),
+        success_probability=np.array([0.0, 0.5, 1.0]),
+    )
+    assert phi == pytest.approx(0.8 + 0.375 + 0.0405 + 0.15, rel=1e-12)
+
+
+def draw_round(rng, devices, *, same=False):
+    """Gradients, unbiased errors, modules and probabilities of one round; `same` makes the devices alike."""
+    kept, size = (1, 2, 4), 4
+    gradients = np.tile(rng.normal(size=size), (devices, 1)) if same else rng.normal(size=(devices, size))
+    half = rng.exponential() * rng.normal(size=(devices, 1, size))
+    module = np.full(devices, rng.integers(0, 4)) if same else rng.integers(0, 4, devices)
+    success = np.full(devices, rng.random()) if same else rng.choice([0.0, rng.random(), 1.0], devices)
+    return (
+        rng.dirichlet(np.ones(devices)),
+        gradients,
+        np.concatenate([half, -half], 1),
+        kept,
+        module,
+        success * (module > 0),
+    )
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 4))
+def test_theorem_2_bounds_the_enumerated_deviation(reference, seed, devices):
+    """(12) is at least E‖∇R − u‖², and at most (10), by exactly what the theorem says."""
+    rng = np.random.default_rng(seed)
+    weight, gradients, errors, kept, module, success = draw_round(rng, devices)
+    known = (weight, *reference.least_constants(gradients, kept, errors))
+    exact = reference.mean_squared_deviation(weight, gradients, [(0, *kept)[m] for m in module], success, errors)
+    tight, loose = divergence_tight(*known, module, success), divergence_phi(*known, module, success)
+    assert exact <= tight * (1 + 1e-9)
+    gap = 0.0
+    for k in range(devices):
+        if module[k]:
+            caught = known[1][k] * (1 - known[2][module[k] - 1]) * (1 - success[k])
+            gap += weight[k] * (1 - weight[k]) * success[k] * (caught + known[3][k, module[k] - 1])
+    assert loose - tight == pytest.approx(gap, rel=1e-9, abs=1e-12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 4))
+def test_theorem_2_is_an_equality_for_devices_that_are_alike(reference, seed, devices):
+    """(12): equal gradients and decisions leave no slack, so no smaller form is true."""
+    rng = np.random.default_rng(seed)
+    weight, gradients, errors, kept, module, success = draw_round(rng, devices, same=True)
+    known = (weight, *reference.least_constants(gradients, kept, errors))
+    exact = reference.mean_squared_deviation(weight, gradients, [(0, *kept)[m] for m in module], success, errors)
+    assert divergence_tight(*known, module, success) == pytest.approx(exact, rel=1e-9)
+
+
+@pytest.mark.parametrize("divergence", [divergence_phi, divergence_tight])
+def test_many_rounds_at_once(divergence):
+    """(10) and (12) with leading axes are the rounds one by one."""
+    rng = np.random.default_rng(3)
+    weight, success = rng.dirichlet(np.ones(3)), rng.random((5, 3))
+    gamma_sq, delta, noise = rng.random((5, 3)), np.sort(rng.random((5, 2)))[:, ::-1], rng.random((5, 3, 2))
+    module = rng.integers(0, 3, (5, 3))
+    together = divergence(weight, gamma_sq, delta, noise, module, success)
+    alone = [float(divergence(weight, gamma_sq[n], delta[n], noise[n], module[n], success[n])) for n in range(5)]
+    assert together == pytest.approx(alone, rel=1e-12)
 
 
 @given(st.integers(0, 10_000))

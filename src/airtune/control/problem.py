@@ -7,7 +7,7 @@ import numpy as np
 
 from airtune.control.queues import next_queue_j
 from airtune.physics.cost import compute_energy_j, compute_time_s, downlink_time_s, uplink_time_s
-from airtune.theory.bound import bound_step, divergence_phi, utility
+from airtune.theory.bound import bound_step, divergence_phi, divergence_tight, utility
 from airtune.theory.constants import Constants
 from airtune.theory.estimates import Online, Prior, constants_of, first_estimates, prior_of, relative, update_estimates
 from airtune.types import Decision, Devices, Link, Memory, Modules, Observation, Outcome, Problem, Radio, Report
@@ -44,6 +44,7 @@ def first_memory(cell: Cell, queue_start: float) -> Memory:
         queue_j=queue_start * budget,
         spent_j=np.zeros_like(budget),
         bound=cell.constants.initial_gap,
+        bound_tight=cell.constants.initial_gap,
         estimates=first_estimates(len(budget), len(cell.modules)),
     )
 
@@ -107,25 +108,27 @@ def pose(cell: Cell, memory: Memory, observation: Observation) -> Problem:
     )
 
 
-def divergence(cell: Cell, memory: Memory, decision: Decision) -> float:
-    """Φ_t of a decision, (10), with the constants believed before it."""
+def divergence(cell: Cell, memory: Memory, decision: Decision) -> tuple[float, float]:
+    """Φ_t of a decision by (10), and Φ'_t by (12), with the constants believed before it.
+
+    Decisions minimise the first; reports use the second where Theorem 2's assumptions hold. Both are estimates where
+    the constants are.
+    """
     constants = believed(cell, memory)
-    return divergence_phi(
-        cell.devices.weight,
-        constants.gamma_sq,
-        constants.delta,
-        constants.noise,
-        decision.module,
-        decision.success_probability,
-    )
+    known = (cell.devices.weight, constants.gamma_sq, constants.delta, constants.noise)
+    chosen = (decision.module, decision.success_probability)
+    return float(divergence_phi(*known, *chosen)), float(divergence_tight(*known, *chosen))
 
 
-def remember(cell: Cell, memory: Memory, phi: float, outcome: Outcome, reports: Sequence[Report]) -> Memory:
-    """The controller after a round: queues by (13), energy spent, the bound by (9) so far, the estimates of §8."""
-    energy_j = outcome.energy_j
+def remember(
+    cell: Cell, memory: Memory, phi: float, phi_tight: float, outcome: Outcome, reports: Sequence[Report]
+) -> Memory:
+    """The controller after a round: queues by (13), energy spent, both bounds by (9) so far, the estimates of §8."""
+    energy_j, constants = outcome.energy_j, cell.constants
     return Memory(
         queue_j=next_queue_j(memory.queue_j, energy_j, cell.devices.budget_j),
         spent_j=memory.spent_j + energy_j,
-        bound=bound_step(memory.bound, phi, cell.constants.contraction, cell.constants.step),
+        bound=bound_step(memory.bound, phi, constants.contraction, constants.step),
+        bound_tight=bound_step(memory.bound_tight, phi_tight, constants.contraction, constants.step),
         estimates=update_estimates(memory.estimates, reports, cell.prior),
     )

@@ -1,8 +1,11 @@
-"""The inference risk gap: Theorem 1, (9)–(11). Proof and assumptions in docs/theory.md."""
+"""The inference risk gap: Theorems 1 and 2, (9)–(12). Proofs and assumptions in docs/theory.md."""
+
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from airtune.types import AirtuneError, FloatK, FloatKM, FloatM, IntK
+from airtune.types import AirtuneError, FloatK, FloatKM, FloatM
 
 
 def bound_step(bound: float, phi: float, contraction: float, step: float) -> float:
@@ -27,36 +30,85 @@ def bound_step(bound: float, phi: float, contraction: float, step: float) -> flo
 
 def divergence_phi(
     weight: FloatK,
-    gamma_sq: FloatK,
-    delta: FloatM,
-    noise: FloatKM,
-    module: IntK,
-    success_probability: FloatK,
-) -> float:
+    gamma_sq: NDArray[np.float64],
+    delta: NDArray[np.float64],
+    noise: NDArray[np.float64],
+    module: NDArray[np.int64],
+    success_probability: NDArray[np.float64],
+) -> NDArray[np.float64]:
     """Round divergence Φ_t = Σ_k ω_k [Γ_k² (1 − π_k (1−δ_m)) + π_k v_{k,m}], (10).
+
+    Leading axes (…) are independent rounds; the constants may have them or not.
 
     Args:
         weight: ω_k, sums to 1, shape K.
-        gamma_sq: Γ_k², A3, shape K.
-        delta: δ_m, A4, shape M.
-        noise: v_{k,m}, A5, K×M.
-        module: m_k in 0…M, shape K; 0 sits out and contributes ω Γ² whatever its π.
-        success_probability: π_k in [0, 1], shape K.
+        gamma_sq: Γ_k², A3, shape (…, K).
+        delta: δ_m, A4, shape (…, M).
+        noise: v_{k,m}, A5, shape (…, K, M).
+        module: m_k in 0…M, shape (…, K); 0 sits out and contributes ω Γ² whatever its π.
+        success_probability: π_k in [0, 1], shape (…, K).
+
+    Returns:
+        Φ_t, shape (…), a scalar for one round.
 
     Raises:
         AirtuneError: a module outside 0…M or a π outside [0, 1].
 
     """
-    if np.any((module < 0) | (module > len(delta))):
-        raise AirtuneError(f"modules must lie in 0…{len(delta)}, got {module.min()}…{module.max()}")
+    loss, error = _chosen(delta, noise, module, success_probability)
+    missed = gamma_sq * (1.0 - success_probability * (1.0 - loss))
+    return np.asarray(np.sum(weight * (missed + success_probability * error), axis=-1))
+
+
+def divergence_tight(
+    weight: FloatK,
+    gamma_sq: NDArray[np.float64],
+    delta: NDArray[np.float64],
+    noise: NDArray[np.float64],
+    module: NDArray[np.int64],
+    success_probability: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Tighter divergence Φ'_t = Σ_k ω_k Γ_k² [δ+(1−π)²(1−δ)] + Σ_k ω_k² [π(1−π)(1−δ)Γ_k² + π v_{k,m}], (12).
+
+    Valid for unbiased gradients and deliveries and errors that are independent across devices (Theorem 2); `noise` is
+    then a variance. Never above (10) of the same arguments. Arguments, shapes and errors as in `divergence_phi`.
+    """
+    loss, error = _chosen(delta, noise, module, success_probability)
+    kept, lost = 1.0 - loss, 1.0 - success_probability
+    bias = gamma_sq * (loss + lost**2 * kept)
+    variance = success_probability * (lost * kept * gamma_sq + error)
+    return np.asarray(np.sum(weight * bias + weight**2 * variance, axis=-1))
+
+
+class Chosen(NamedTuple):
+    """Constants of the modules that were chosen, shape (…, K)."""
+
+    loss: NDArray[np.float64]
+    """δ_{m_k}; 1 for a device that sits out."""
+    error: NDArray[np.float64]
+    """v_{k,m_k}; 0 for a device that sits out."""
+
+
+def _chosen(
+    delta: NDArray[np.float64],
+    noise: NDArray[np.float64],
+    module: NDArray[np.int64],
+    success_probability: NDArray[np.float64],
+) -> Chosen:
+    """δ and v of the modules that were chosen; refuses modules and probabilities that cannot be."""
+    modules = delta.shape[-1]
+    if np.any((module < 0) | (module > modules)):
+        raise AirtuneError(f"modules must lie in 0…{modules}, got {module.min()}…{module.max()}")
     if not np.all((success_probability >= 0.0) & (success_probability <= 1.0)):
         raise AirtuneError("success probabilities must lie in [0, 1]")
     active = module > 0
-    column = np.where(active, module - 1, 0)
-    delta_k = np.where(active, delta[column], 1.0)
-    noise_k = np.where(active, noise[np.arange(len(module)), column], 0.0)
-    missed = gamma_sq * (1.0 - success_probability * (1.0 - delta_k))
-    return float(np.sum(weight * (missed + success_probability * noise_k)))
+    column = np.where(active, module - 1, 0)[..., None]
+    delta = np.broadcast_to(delta[..., None, :], (*module.shape, modules))
+    noise = np.broadcast_to(noise, (*module.shape, modules))
+    return Chosen(
+        np.where(active, np.take_along_axis(delta, column, axis=-1)[..., 0], 1.0),
+        np.where(active, np.take_along_axis(noise, column, axis=-1)[..., 0], 0.0),
+    )
 
 
 def utility(weight: FloatK, gamma_sq: FloatK, delta: FloatM, noise: FloatKM) -> FloatKM:

@@ -131,6 +131,7 @@ def build(
         rounds=config.rounds,
         tradeoff_v=config.policy.v,
         account=config.policy.account == "horizon",
+        horizon=config.policy.horizon,
         online=Online(
             config.constants.source == "estimated",
             config.constants.forgetting,

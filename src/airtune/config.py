@@ -20,6 +20,10 @@ Rate = Annotated[float, Field(gt=0, le=1e30)]
 """A learning rate within float32."""
 
 
+Horizon = Literal["flat", "bound"]
+"""How the rounds of a finite run are weighted, `PolicyConfig.horizon`."""
+
+
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class TaskConfig:
     """What is learned: a data set and how it is cut."""
@@ -168,6 +172,9 @@ class PolicyConfig:
     """Module of the traditional and unlimited policies; None for the largest."""
     account: Literal["horizon", "none"] = "horizon"
     """horizon: no device may spend more than its whole run's budget T·Ē; none: queues alone hold it back."""
+    horizon: Horizon = "flat"
+    """flat: V in every round; bound: V_t ∝ (1−ημ)^(T−1−t) of mean V, as the rounds count in the bound, with
+    constants.contraction for 1−ημ."""
     queue_start: NonNegative = 2.0
     """Z_k(0) in units of Ē_k: a warm start keeps the first rounds from overspending."""
 

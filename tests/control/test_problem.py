@@ -1,5 +1,6 @@
 """(P1) as posed from memory and observation, against formulas written out device by device."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -165,3 +166,13 @@ def test_phi_is_what_the_objective_maximises():
     phi, _ = divergence(cell, first_memory(cell, 0.0), decision)
     assert decision.objective == pytest.approx(50.0 * (2.0 - phi), rel=1e-9)
     assert (energy_j(problem, decision.module, decision.power_w) > 0).all()
+
+
+def test_rounds_weigh_as_in_the_bound():
+    """V_t is V times the factor of Φ_t in (9), of mean V; flat is V."""
+    cell = dataclasses.replace(make_cell(rounds=5), horizon="bound")
+    v = [pose(cell, first_memory(cell, 0.0), observe(cell, t=t)).tradeoff_v for t in range(5)]
+    factor = [0.9**4, 0.9**3, 0.9**2, 0.9, 1.0]
+    assert v == pytest.approx([50.0 * 5 * each / sum(factor) for each in factor], rel=1e-12)
+    flat = dataclasses.replace(cell, horizon="flat")
+    assert pose(flat, first_memory(flat, 0.0), observe(flat, t=4)).tradeoff_v == 50.0

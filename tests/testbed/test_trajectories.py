@@ -110,7 +110,7 @@ def test_curvature_is_the_extreme_of_the_hessian():
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 3))
 def test_moments_are_the_enumeration_for_decisions_fixed_in_advance(seed, devices):
-    """The same gap; the same bound after one round, then one by mean constants (Remark 1); both are at least the gap."""
+    """The same gap; the same bound after one round, then one by mean constants (Remark 1); both above the gap."""
     rng = np.random.default_rng(seed)
     root, errors = rng.normal(size=(devices, 3, 3)), rng.normal(size=(devices, 2, 3))
     errors -= errors.mean(axis=1, keepdims=True)

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from airtune.config import Horizon
 from airtune.control.queues import next_queue_j
 from airtune.physics.cost import compute_energy_j, compute_time_s, downlink_time_s, uplink_time_s
-from airtune.theory.bound import bound_step, divergence_phi, divergence_tight, utility
+from airtune.theory.bound import bound_step, divergence_phi, divergence_tight, horizon_weight, utility
 from airtune.theory.constants import Constants
 from airtune.theory.estimates import Online, Prior, constants_of, first_estimates, prior_of, relative, update_estimates
 from airtune.types import Decision, Devices, Link, Memory, Modules, Observation, Outcome, Problem, Radio, Report
@@ -28,6 +29,8 @@ class Cell:
     tradeoff_v: float
     account: bool
     """Whether a device may never spend more than its whole run's budget T·Ē_k."""
+    horizon: Horizon = "flat"
+    """Whether V is the same in every round, or follows the weight of the round in (9)."""
     online: Online = field(default_factory=Online)
     """How the constants are learned, and whether decisions use what was learned."""
 
@@ -89,7 +92,7 @@ def pose(cell: Cell, memory: Memory, observation: Observation) -> Problem:
     return Problem(
         t=observation.t,
         rounds=cell.rounds,
-        tradeoff_v=cell.tradeoff_v,
+        tradeoff_v=cell.tradeoff_v * _round_weight(cell, observation.t),
         bandwidth_hz=radio.bandwidth_hz,
         link=cell.link,
         gain=observation.gain,
@@ -106,6 +109,15 @@ def pose(cell: Cell, memory: Memory, observation: Observation) -> Problem:
         power_max_w=power_max_w,
         feasible=fits & (uplink_s > 0) & observation.available[:, None] & (power_max_w > 0),
     )
+
+
+def _round_weight(cell: Cell, t: int) -> float:
+    """w_t, mean 1 over the run."""
+    match cell.horizon:
+        case "flat":
+            return 1.0
+        case "bound":
+            return horizon_weight(t, cell.rounds, cell.constants.contraction)
 
 
 def divergence(cell: Cell, memory: Memory, decision: Decision) -> tuple[float, float]:

@@ -28,6 +28,18 @@ def bound_step(bound: float, phi: float, contraction: float, step: float) -> flo
     return contraction * bound + 0.5 * step * phi
 
 
+def horizon_weight(t: int, rounds: int, contraction: float) -> float:
+    """What round t counts for in the bound after the last round: w_t ∝ (1−ημ)^{T−1−t}, mean 1 over t = 0…T−1.
+
+    Args:
+        t: the round.
+        rounds: T.
+        contraction: 1 − ημ in [0, 1).
+
+    """
+    return rounds * (1.0 - contraction) * contraction ** (rounds - 1 - t) / (1.0 - contraction**rounds)
+
+
 def divergence_phi(
     weight: FloatK,
     gamma_sq: NDArray[np.float64],

@@ -137,6 +137,7 @@ def build(
             config.constants.forgetting,
             config.constants.optimism,
             config.constants.generalisation,
+            config.learning.local_steps,
         ),
     )
     system = System(

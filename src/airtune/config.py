@@ -235,7 +235,7 @@ class LearningConfig:
     final_rate: Annotated[float, Field(gt=0, le=1)] = 0.05
     """The rates fall to this fraction by the last round (cosine)."""
     balanced_batches: bool = True
-    """Draw every class equally often, as far as a device's samples of it last; a device with fewer than
+    """Draw every class equally often in every batch, as far as a device's samples of it last; a device with fewer than
     local_steps · batch_size samples draws with repeats and unbalanced."""
     prior_correction: bool = True
     """Add the log label frequencies of a device's batches to the logits while training (removes the pull of what

@@ -52,7 +52,7 @@ class RoundRow(TypedDict):
     delta: list[float]
     """Estimate of δ_1 … δ_M after this round."""
     noise_sq: float
-    """Estimate after this round of the mini-batch noise of the whole module's pseudo-gradient."""
+    """Estimate after this round of the noise of one mini-batch's gradient, whole module."""
 
 
 class DeviceRow(TypedDict):

@@ -241,10 +241,9 @@ class Report:
     module: int
     """1…M."""
     energy: FloatM
-    """Squared norm of the pseudo-gradient's coordinates in module j and not in module j − 1; 0 beyond the module."""
+    """Squared norm of the coordinates in module j and not in module j − 1 of a gradient at θ_t; 0 beyond the module."""
     noise: FloatM | None
-    """Unbiased estimate of what mini-batch noise adds to `energy`, from the spread of the local steps; None if there
-    was one step only."""
+    """Unbiased estimate of what mini-batch noise adds to `energy`; None if the device cannot tell."""
 
     def __post_init__(self) -> None:
         freeze(self)

@@ -169,6 +169,10 @@ def test_batches_are_balanced_unless_that_is_switched_off(kit):
         config = LearningConfig(local_steps=2, batch_size=4, balanced_batches=on)
         fleet = SimulatedFleet(Recorder(config), tokens, [np.arange(36)], np.ones(1), 0, ROUNDS)
         shares.append([label[np.concatenate(fleet.batches(t, 0))].sum() for t in range(20)])
+    config = LearningConfig(local_steps=2, batch_size=4)
+    fleet = SimulatedFleet(Recorder(config), tokens, [np.arange(36)], np.ones(1), 0, ROUNDS)
+    hands = [hand for t in range(20) for hand in fleet.batches(t, 0)]
+    assert all(label[hand].sum() == 2 and label[hand[0::2]].sum() == 1 for hand in hands)  # each batch, each half
     assert shares[0] == [4] * 20 and np.mean(shares[1]) < 2.5
 
 

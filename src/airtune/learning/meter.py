@@ -1,75 +1,65 @@
-"""What a device can tell of its pseudo-gradient's energy and noise from the local steps that it takes anyway, §8."""
+"""What a device can tell of its gradient at θ_t from the first local step that it takes anyway, §8.
+
+The first batch runs as two halves whose gradients add up to the batch's: no second backward pass. Their difference tells
+the batch's noise. Both are taken where the device starts, so neither local drift nor the local optimiser nor clipping
+enters; the spread of the later steps does not serve, because a step on one batch changes the gradient of the next.
+"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from airtune.learning.lora import Family
 
 
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """Learning rates of one round."""
-
-    adapter: float
-    head: float
-    server: float
-    """Factor of the server's step."""
+def halves(index: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """A batch in two, every other sample; undivided if it has but one."""
+    return [index[0::2], index[1::2]] if len(index) > 1 else [index]
 
 
 class Meter:
-    """Squared norms, by nested increment, of what the local optimiser moves per step and in all, over its rate.
+    """Energy and noise of the first batch's gradient by nested increment.
 
-    With SGD without decay a step over its rate is the (clipped) gradient, and the mean over the E steps the
-    pseudo-gradient ĝ. Were the steps' gradients independent with one mean, Σ_e ‖g_e − ĝ‖² / (E (E − 1)) would be
-    unbiased for the variance of ĝ; what the gradient drifts within the E steps is counted as noise besides. With AdamW
-    a step is what Adam makes of the gradient: then the numbers describe updates, and their noise too little, for its
-    steps share moments.
+    With n_A and n_B samples and mean gradients g_A and g_B, ‖g_A − g_B‖² n_A n_B / n² is unbiased for the variance of the
+    batch's mean gradient g if the samples are independent, also within strata that both halves share alike.
 
     Args:
         family: the nested family.
-        part: the slice before the first step, its leaves.
-        rates: this round's learning rates.
+        part: the slice, leaves that gradients add up in.
+        sizes: samples of each half.
     """
 
-    def __init__(self, family: Family, part: Mapping[str, Tensor], rates: Rates) -> None:
+    def __init__(self, family: Family, part: Mapping[str, Tensor], sizes: list[int]) -> None:
         self._modules = len(family.ranks)
-        head = {name for name, _ in family.head}
-        self._rate = {name: rates.head if name in head else rates.adapter for name in part}
         self._increment = {name: family.increments(name, tensor) for name, tensor in part.items()}
-        self._before = _copy(part)
-        self._square = np.zeros(self._modules)
-        self._steps = 0
+        self._part = part
+        self._share = sizes[0] / sum(sizes)
+        self._first: dict[str, Tensor] = {}
 
-    def step(self, part: Mapping[str, Tensor]) -> None:
-        """Take note of one step; `part` is the slice after it."""
-        after = _copy(part)
-        self._square += self._energy({name: after[name] - self._before[name] for name in after})
-        self._before = after
-        self._steps += 1
+    def half(self) -> None:
+        """Take note of the first half's share of the gradient, as it stands in the leaves."""
+        self._first = self._gradient()
 
-    def read(self, delta: Mapping[str, Tensor]) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
-        """Energy of the pseudo-gradient and an unbiased estimate of its noise, shape M each; no noise from one step."""
-        count = self._steps
-        energy = self._energy(delta) / count**2
-        if count < 2:
+    def read(self) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+        """Energy of the whole batch's gradient in the leaves and its noise, shape M each; no noise from one sample."""
+        whole = self._gradient()
+        energy = self._energy(whole)
+        if not self._first or self._share == 1.0:
             return energy, None
-        return energy, np.maximum(self._square - count * energy, 0.0) / (count * (count - 1))
+        a = self._share
+        apart = {name: self._first[name] / a - (whole[name] - self._first[name]) / (1.0 - a) for name in whole}
+        return energy, a * (1.0 - a) * self._energy(apart)
 
-    def _energy(self, moved: Mapping[str, Tensor]) -> NDArray[np.float64]:
+    def _gradient(self) -> dict[str, Tensor]:
+        return {name: leaf.grad.clone() for name, leaf in self._part.items() if leaf.grad is not None}
+
+    def _energy(self, gradient: Mapping[str, Tensor]) -> NDArray[np.float64]:
         total = np.zeros(self._modules)
-        for name, tensor in moved.items():
+        for name, tensor in gradient.items():
             dims = {"lora_A": 1, "lora_B": 0}.get(name.rsplit(".", 1)[-1])
-            square = (tensor / self._rate[name]).square()
+            square = tensor.double().square()
             component = square.sum().reshape(1) if dims is None else square.sum(dims)
-            total += np.bincount(self._increment[name], component.double().numpy(), minlength=self._modules)
+            total += np.bincount(self._increment[name], component.numpy(), minlength=self._modules)
         return total
-
-
-def _copy(part: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    with torch.no_grad():
-        return {name: tensor.detach().clone() for name, tensor in part.items()}

@@ -2,7 +2,7 @@
 
 Pure functions of `Estimates`. Everything is a sum over what was heard, discounted by λ for every round that passed, so
 an estimate is a ratio of two sums and needs no step size. What the prior says is used relative to its own Γ²: the unit
-of a pseudo-gradient is not known before one was heard.
+of a gradient is not known before one was heard.
 """
 
 from collections.abc import Sequence
@@ -32,6 +32,8 @@ class Online:
     """Bonus of a device that was never heard, in units of the fleet's mean update energy."""
     generalisation: float = 0.0
     """C_g of A5, which no upload tells; in the unit of the prior's Γ²."""
+    batches: int = 1
+    """E, batches like the reported one that an update averages."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,16 +42,16 @@ class Prior:
 
     constants: Constants
     noise: FloatM
-    """Mini-batch noise of each nested increment."""
+    """Noise of one batch in each nested increment."""
     generalisation: FloatKM
     """C_g d_m/n_k."""
     online: Online
 
 
 def prior_of(constants: Constants, modules: Modules, samples: IntK, online: Online) -> Prior:
-    """The configured constants, taken apart: v_{k,m} is the noise of the increments up to m, and C_g d_m/n_k."""
+    """The configured constants, taken apart: v_{k,m} is the noise of the increments up to m, over E, and C_g d_m/n_k."""
     generalisation = estimation_error(0.0, online.generalisation, modules, samples)
-    noise = np.diff((constants.noise - generalisation).mean(axis=0), prepend=0.0)
+    noise = online.batches * np.diff((constants.noise - generalisation).mean(axis=0), prepend=0.0)
     return Prior(constants, np.maximum(noise, 0.0), generalisation, online)
 
 
@@ -173,14 +175,16 @@ def gamma_sq_of(estimates: Estimates, prior: Prior, optimism: float = 0.0) -> Fl
 
 
 def constants_of(estimates: Estimates, prior: Prior, optimism: float = 0.0) -> Constants:
-    """The estimated constants in the units of the pseudo-gradients.
+    """The estimated constants in the units of the gradients.
 
     Args:
         estimates: what was heard.
         prior: what holds until enough was heard; C_g is scaled with the level, for no upload tells it.
         optimism: of Γ_k², for decisions; 0 for the bound.
     """
-    noise = np.cumsum(noise_of(estimates, prior)) + _unit(estimates, prior) * prior.generalisation
+    noise = (
+        np.cumsum(noise_of(estimates, prior)) / prior.online.batches + _unit(estimates, prior) * prior.generalisation
+    )
     gamma_sq, delta = gamma_sq_of(estimates, prior, optimism), delta_of(estimates, prior)
     return replace(prior.constants, gamma_sq=gamma_sq, delta=delta, noise=noise)
 
@@ -198,6 +202,6 @@ def relative(constants: Constants, prior: Constants, weight: FloatK) -> Constant
 
 
 def _unit(estimates: Estimates, prior: Prior) -> float:
-    """What 1 of the prior's Γ² is in the units of the pseudo-gradients; 1 before any was heard."""
+    """What 1 of the prior's Γ² is in the units of the gradients; 1 before any was heard."""
     fleet = fleet_level(estimates)
     return 1.0 if fleet is None else fleet / float(prior.constants.gamma_sq.mean())

@@ -1,8 +1,9 @@
 """What a device can tell of its gradient at θ_t from the first local step that it takes anyway, §8.
 
-The first batch runs as two halves whose gradients add up to the batch's: no second backward pass. Their difference tells
-the batch's noise. Both are taken where the device starts, so neither local drift nor the local optimiser nor clipping
-enters; the spread of the later steps does not serve, because a step on one batch changes the gradient of the next.
+The first batch runs as two halves whose gradients add up to the batch's: no second backward pass. Their difference
+tells the batch's noise. Both are taken where the device starts, so neither local drift nor the local optimiser nor
+clipping enters; the spread of the later steps does not serve, because a step on one batch changes the gradient of the
+next.
 """
 
 from collections.abc import Mapping
@@ -22,8 +23,8 @@ def halves(index: NDArray[np.int64]) -> list[NDArray[np.int64]]:
 class Meter:
     """Energy and noise of the first batch's gradient by nested increment.
 
-    With n_A and n_B samples and mean gradients g_A and g_B, ‖g_A − g_B‖² n_A n_B / n² is unbiased for the variance of the
-    batch's mean gradient g if the samples are independent, also within strata that both halves share alike.
+    With n_A and n_B samples and mean gradients g_A and g_B, ‖g_A − g_B‖² n_A n_B / n² is unbiased for the variance of
+    the batch's mean gradient if the samples are independent, also within strata that both halves share alike.
 
     Args:
         family: the nested family.

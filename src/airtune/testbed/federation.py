@@ -73,14 +73,13 @@ class QuadraticFleet:
         devices, draws = np.arange(len(module)), self.problem.errors.shape[1]
         error = self.problem.errors[devices, rng.integers(0, draws, len(module))]
         other = self.problem.errors[devices, rng.integers(0, draws, len(module))]
-        owner = np.repeat(np.arange(len(kept) - 1), np.diff(kept))
         for k in map(int, np.flatnonzero(delivered)):
             mask = np.arange(len(theta)) < kept[module[k]]
             move = -self.step * mask * (gradients[k] + error[k])
             loss = 0.5 * float(gradients[k] @ (theta - self.problem.centre[k]))
-            energy = np.bincount(owner, (move / self.step) ** 2)
-            noise = np.bincount(owner, 0.5 * mask * (error[k] - other[k]) ** 2)
-            report = Report(k, int(module[k]), energy, noise)
+            energy = np.add.reduceat((move / self.step) ** 2, kept[:-1])
+            noise = np.add.reduceat(0.5 * mask * (error[k] - other[k]) ** 2, kept[:-1])
+            report = Report(k, int(module[k]), energy.astype(np.float64), noise.astype(np.float64))
             yield Update(k, int(module[k]), float(self.problem.weight[k]), {NAME: torch.from_numpy(move)}, loss, report)
 
 

@@ -49,7 +49,7 @@ class Prior:
 
 
 def prior_of(constants: Constants, modules: Modules, samples: IntK, online: Online) -> Prior:
-    """The configured constants, taken apart: v_{k,m} is the noise of the increments up to m, over E, and C_g d_m/n_k."""
+    """The configured constants taken apart: v_{k,m} is the noise of the increments up to m over E, and C_g d_m/n_k."""
     generalisation = estimation_error(0.0, online.generalisation, modules, samples)
     noise = online.batches * np.diff((constants.noise - generalisation).mean(axis=0), prepend=0.0)
     return Prior(constants, np.maximum(noise, 0.0), generalisation, online)

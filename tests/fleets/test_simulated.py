@@ -116,7 +116,8 @@ def test_batches_depend_on_seed_round_and_device_alone(tokens):
         for a, b in zip(walked.batches(t, device), fleet_of(tokens).batches(t, device), strict=True):
             np.testing.assert_array_equal(a, b)
     draws = {
-        tuple(np.concatenate(one.batches(t, 0))) for one, t in ((fresh, 0), (fresh, 2), (fleet_of(tokens, seed=1), 0))
+        tuple(np.concatenate([np.concatenate(one.batches(t, device)) for device in (0, 3, 4, 5)]))
+        for one, t in ((fresh, 0), (fresh, 1), (fleet_of(tokens, seed=1), 0))
     }
     assert len(draws) == 3
 

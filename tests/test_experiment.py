@@ -25,8 +25,11 @@ from airtune.settings import dump
 from airtune.types import AirtuneError
 from airtune.worlds.analytic import radio_of
 
-STATEFUL = {"learning": {"server_optimizer": "adam", "server_rate": 4e-3, "server_momentum": 0.9}}
-"""A server that remembers, so that a checkpoint has everything to lose."""
+STATEFUL = {
+    "learning": {"server_optimizer": "adam", "server_rate": 4e-3, "server_momentum": 0.9, "basis": "energy"},
+    "constants": {"source": "estimated"},
+}
+"""A server and a controller that remember, so that a checkpoint has everything to lose."""
 
 
 def read_rows(path, name):

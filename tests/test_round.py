@@ -15,7 +15,8 @@ from airtune.learning.server import first_server
 from airtune.physics.link import OutageLink
 from airtune.round import State, System, rounds, step
 from airtune.theory.constants import Constants
-from airtune.types import AirtuneError, Devices, Fleet, Modules, Observation, Outcome, Radio, Update, World
+from airtune.theory.estimates import Online, gamma_sq_of
+from airtune.types import AirtuneError, Devices, Fleet, Modules, Observation, Outcome, Radio, Report, Update, World
 
 K, ROUNDS = 4, 3
 
@@ -31,6 +32,7 @@ class ScriptedFleet:
 
     lost: tuple[int, ...] = ()
     value: float = 1.0
+    reports: bool = False
     asked: list = dataclasses.field(default_factory=list)
 
     def execute(self, adapters, decision, problem, observation):
@@ -38,7 +40,14 @@ class ScriptedFleet:
         scheduled = decision.module > 0
         delivered = scheduled & ~np.isin(np.arange(K), self.lost)
         updates = (
-            Update(int(k), 1, 0.25, {"w": torch.full((2,), self.value * (k + 1))}, float(k))
+            Update(
+                int(k),
+                1,
+                0.25,
+                {"w": torch.full((2,), self.value * (k + 1))},
+                float(k),
+                Report(int(k), 1, np.array([2.0 * (k + 1)]), np.array([1.0])) if self.reports else None,
+            )
             for k in np.flatnonzero(delivered)
         )
         return Outcome(scheduled, delivered, np.full(K, 0.5), np.full(K, 1.0), observation.tokens, updates)
@@ -84,6 +93,24 @@ def test_one_round_by_hand():
     ((adapters, decision, problem, observation),) = fleet.asked
     assert adapters is start.adapters and decision is record.decision
     assert problem is record.problem and observation is record.observation
+
+
+def test_what_is_heard_is_remembered_and_used_where_asked():
+    """Two of four devices report; the estimates follow, and utilities and Φ with them only under `used`."""
+    for used in (False, True):
+        system, start = make(ScriptedFleet(lost=(1, 3), reports=True))
+        cell = dataclasses.replace(system.cell, online=Online(used, forgetting=0.5, optimism=0.0))
+        system = dataclasses.replace(system, cell=cell)
+        first, _ = step(system, start)
+        # shrunk to the fleet's mean of 2 and 6 less noise 1 each, by one sample of its own each
+        learned = gamma_sq_of(first.memory.estimates, cell.prior)
+        assert learned == pytest.approx([(3 + 1) / 2, 3.0, (3 + 5) / 2, 3.0])
+        _, record = step(system, first)
+        gamma_sq, noise = (learned, 1.0) if used else (np.ones(K), 0.1)
+        pi = record.decision.success_probability
+        assert record.phi == pytest.approx(float(np.mean(gamma_sq * (1 - pi) + pi * noise)), rel=1e-12)
+        utility = (gamma_sq - noise) / K / gamma_sq.mean()
+        assert record.problem.utility[:, 0] == pytest.approx(utility, rel=1e-12)
 
 
 def test_a_round_changes_nothing_but_returns_the_next_state():

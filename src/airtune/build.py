@@ -27,6 +27,7 @@ from airtune.physics.link import link_of
 from airtune.rng import Stream, generator
 from airtune.round import State, System
 from airtune.theory.constants import prior_constants
+from airtune.theory.estimates import Online
 from airtune.types import AirtuneError, Modules, Policy
 from airtune.worlds.analytic import AnalyticWorld, radio_of
 
@@ -131,6 +132,13 @@ def build(
         tradeoff_v=config.policy.v,
         account=config.policy.account == "horizon",
         horizon=config.policy.horizon,
+        online=Online(
+            config.constants.source == "estimated",
+            config.constants.forgetting,
+            config.constants.optimism,
+            config.constants.generalisation,
+            config.learning.local_steps,
+        ),
     )
     system = System(
         cell=cell,

@@ -189,6 +189,14 @@ class PolicyConfig:
 class ConstantsConfig:
     """The bound's constants; on a transformer they are estimates, and the output says so."""
 
+    source: Literal["prior", "estimated"] = "prior"
+    """prior: the values below, throughout; estimated: learned from what arrives, the values below until then. The
+    estimates are recorded in either case."""
+    forgetting: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """λ: an update heard s rounds ago weighs λ^s in the estimates."""
+    optimism: NonNegative = 0.5
+    """Bonus of a device never heard, in units of the fleet's mean update energy; it falls with the root of their
+    number."""
     gamma_sq: Positive = 1.0
     """Γ_k², squared gradient norm."""
     rank_exponent: NonNegative = 0.25
@@ -227,7 +235,7 @@ class LearningConfig:
     final_rate: Annotated[float, Field(gt=0, le=1)] = 0.05
     """The rates fall to this fraction by the last round (cosine)."""
     balanced_batches: bool = True
-    """Draw every class equally often, as far as a device's samples of it last; a device with fewer than
+    """Draw every class equally often in every batch, as far as a device's samples of it last; a device with fewer than
     local_steps · batch_size samples draws with repeats and unbalanced."""
     prior_correction: bool = True
     """Add the log label frequencies of a device's batches to the logits while training (removes the pull of what
@@ -241,6 +249,9 @@ class LearningConfig:
     """β₁ of the server."""
     server_memory: Annotated[float, Field(ge=0, lt=1)] = 0.99
     """β₂ of the server's adam and block."""
+    basis: Literal["fixed", "energy"] = "fixed"
+    """fixed: rank components as they were initialised and trained; energy: after every round each adapted matrix is
+    rewritten in its singular vectors, greatest first, its function unchanged."""
     average: Annotated[float, Field(ge=0, lt=1)] = 0.7
     """Decay of the running average of the global adapter that is evaluated and exported; 0 for none."""
     packing: Literal["auto", "packed", "bucketed"] = "auto"

@@ -23,7 +23,8 @@ from airtune.report import elapsed_s, summarise
 from airtune.round import Record, State, rounds
 from airtune.settings import dump, label_of, load
 from airtune.surroundings import changed_code, environment, same_policy, same_surroundings
-from airtune.types import AirtuneError, Memory, Policy
+from airtune.theory.estimates import delta_of, gamma_sq_of, noise_of
+from airtune.types import AirtuneError, Estimates, Memory, Policy
 
 
 def run(config: RunConfig, policy: Policy | None = None, *, prefix: str = "") -> dict[str, Any]:
@@ -216,6 +217,8 @@ def _round_row(experiment: Experiment, state: State, record: Record, accuracy: f
         "spent_j": float(memory.spent_j.sum()),
         "max_overspend_ratio": float((memory.spent_j / (state.t * cell.devices.budget_j)).max()),
         "modules": [int(count) for count in counts],
+        "delta": delta_of(memory.estimates, cell.prior),
+        "noise_sq": noise_of(memory.estimates, cell.prior).sum(),
     }
 
 
@@ -233,10 +236,14 @@ def _device_rows(experiment: Experiment, state: State, record: Record) -> Iterat
         "tokens": outcome.tokens,
         "queue_j": state.memory.queue_j,
         "spent_j": state.memory.spent_j,
+        "gamma_sq": gamma_sq_of(state.memory.estimates, experiment.system.cell.prior),
     }
     for device, kind in enumerate(devices.kind):
         row: dict[str, Any] = {"t": record.problem.t, "device": device, "kind": kind}
         yield row | {name: column[device].item() for name, column in columns.items()}
+
+
+_ESTIMATES = dataclasses.fields(Estimates)
 
 
 def _to_checkpoint(state: State) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -245,6 +252,7 @@ def _to_checkpoint(state: State) -> tuple[dict[str, Any], dict[str, Any]]:
     tensors |= {f"square/{name}": tensor for name, tensor in state.server.square.items()}
     tensors |= {f"average/{name}": tensor for name, tensor in state.server.average.items()}
     tensors |= {"queue_j": state.memory.queue_j, "spent_j": state.memory.spent_j}
+    tensors |= {f"estimates/{field.name}": getattr(state.memory.estimates, field.name) for field in _ESTIMATES}
     bounds = {"bound": state.memory.bound, "bound_tight": state.memory.bound_tight}
     return tensors, {"t": state.t, **bounds, "server_steps": state.server.steps}
 
@@ -253,9 +261,12 @@ def _from_checkpoint(tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> 
     def part(prefix: str) -> Adapters:
         return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
-    # a checkpoint from before (12) holds the looser bound alone, from which the recursion stays a bound
-    bounds = (float(meta["bound"]), float(meta.get("bound_tight", meta["bound"])))
-    memory = Memory(tensors["queue_j"].numpy(), tensors["spent_j"].numpy(), *bounds)
+    learned = part("estimates/")
+    if len(learned) != len(_ESTIMATES):
+        raise AirtuneError("the checkpoint is of an airtune without estimates of the constants; start the run anew")
+    estimates = Estimates(**{name: value.numpy() for name, value in learned.items()})
+    bounds = (float(meta["bound"]), float(meta["bound_tight"]))
+    memory = Memory(tensors["queue_j"].numpy(), tensors["spent_j"].numpy(), *bounds, estimates)
     server = ServerState(part("momentum/"), part("square/"), part("average/"), int(meta["server_steps"]))
     return State(int(meta["t"]), part("adapters/"), server, memory)
 

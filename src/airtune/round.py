@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from airtune.control.baselines import UnlimitedPolicy
 from airtune.control.evaluation import validate_decision
 from airtune.control.problem import Cell, divergence, pose, remember
 from airtune.learning.aggregate import Aggregator
+from airtune.learning.basis import energy_ordered
 from airtune.learning.engine import rates_at
 from airtune.learning.lora import Adapters
 from airtune.learning.server import ServerState, server_step
@@ -23,6 +24,7 @@ from airtune.types import (
     Outcome,
     Policy,
     Problem,
+    Report,
     Update,
     World,
 )
@@ -85,11 +87,11 @@ def step(system: System, state: State) -> tuple[State, Record]:
     clock.append(time.perf_counter())
     validate_decision(problem, decision, unlimited=isinstance(system.policy, UnlimitedPolicy))
     outcome = system.fleet.execute(state.adapters, decision, problem, observation)
-    adapters, server, loss = _learn(system, state, outcome)
-    phi, phi_tight = divergence(system.cell, decision)
-    memory = remember(system.cell, state.memory, phi, phi_tight, outcome)
+    adapters, server, heard = _learn(system, state, outcome)
+    phi, phi_tight = divergence(system.cell, state.memory, decision)
+    memory = remember(system.cell, state.memory, phi, phi_tight, outcome, heard.reports)
     waits = (clock[1] - clock[0], clock[2] - clock[1])
-    record = Record(observation, problem, decision, outcome, phi, phi_tight, loss, *waits)
+    record = Record(observation, problem, decision, outcome, phi, phi_tight, heard.loss, *waits)
     return State(state.t + 1, adapters, server, memory), record
 
 
@@ -100,19 +102,33 @@ def rounds(system: System, state: State) -> Iterator[tuple[State, Record]]:
         yield state, record
 
 
-def _learn(system: System, state: State, outcome: Outcome) -> tuple[Adapters, ServerState, float | None]:
-    """Aggregate what was delivered (8); a round in which nothing arrived leaves the model as it is."""
-    losses: list[float] = []
+@dataclass(frozen=True, slots=True)
+class _Heard:
+    """What the round's updates told besides the change of θ."""
 
-    def heard(updates: Iterable[Update]) -> Iterator[Update]:
+    losses: list[float] = field(default_factory=list)
+    reports: list[Report] = field(default_factory=list)
+
+    def listen(self, updates: Iterable[Update]) -> Iterator[Update]:
+        """Hand the updates on, one at a time, and keep what they tell."""
         for update in updates:
-            losses.append(update.loss)
+            self.losses.append(update.loss)
+            if update.report is not None:
+                self.reports.append(update.report)
             yield update
 
+    @property
+    def loss(self) -> float | None:
+        """Mean training loss; None if nobody was heard."""
+        return float(np.mean(self.losses)) if self.losses else None
+
+
+def _learn(system: System, state: State, outcome: Outcome) -> tuple[Adapters, ServerState, _Heard]:
+    """Aggregate what was delivered (8); a round in which nothing arrived leaves the model as it is."""
+    heard, config = _Heard(), system.learning
     if not outcome.delivered.any():
-        return state.adapters, state.server, None
-    config = system.learning
-    change = system.aggregate(state.adapters, heard(outcome.updates))
+        return state.adapters, state.server, heard
+    change = system.aggregate(state.adapters, heard.listen(outcome.updates))
     if not all(bool(tensor.isfinite().all()) for tensor in change.values()):
         raise AirtuneError(
             f"training diverged: an update is not finite; lower learning.rate (now {config.rate:g}) or "
@@ -120,4 +136,6 @@ def _learn(system: System, state: State, outcome: Outcome) -> tuple[Adapters, Se
         )
     schedule = rates_at(config, state.t, system.cell.rounds).server
     adapters, server = server_step(state.adapters, state.server, change, config, schedule)
-    return adapters, server, float(np.mean(losses))
+    if config.basis == "energy":
+        adapters, server = energy_ordered(adapters, server)
+    return adapters, server, heard

@@ -49,6 +49,10 @@ class RoundRow(TypedDict):
     """max_k of device k's energy so far over its budget so far, (t + 1)·Ē_k; 1 is exactly on budget."""
     modules: list[int]
     """Number of devices on each module, length M + 1; entry 0 counts the idle ones."""
+    delta: list[float]
+    """Estimate of δ_1 … δ_M after this round."""
+    noise_sq: float
+    """Estimate after this round of the noise of one mini-batch's gradient, whole module."""
 
 
 class DeviceRow(TypedDict):
@@ -70,6 +74,8 @@ class DeviceRow(TypedDict):
     tokens: float
     queue_j: float
     spent_j: float
+    gamma_sq: float
+    """Estimate of Γ_k² after this round, without the optimism that decisions add."""
 
 
 class TimingRow(TypedDict):

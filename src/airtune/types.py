@@ -234,6 +234,22 @@ class World(Protocol):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Report:
+    """What one delivered upload tells about the constants of the bound, by nested increment, §7."""
+
+    device: int
+    module: int
+    """1…M."""
+    energy: FloatM
+    """Squared norm of the coordinates in module j and not in module j − 1 of a gradient at θ_t; 0 beyond the module."""
+    noise: FloatM | None
+    """Unbiased estimate of what mini-batch noise adds to `energy`; None if the device cannot tell."""
+
+    def __post_init__(self) -> None:
+        freeze(self)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Update:
     """One delivered upload."""
 
@@ -246,6 +262,8 @@ class Update:
     """Name → tensor: change of the module's slice of the global adapter and of the task head."""
     loss: float
     """Mean training loss over the local steps."""
+    report: Report | None = None
+    """What the estimates of the constants are made of; None from a fleet that does not report."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -277,6 +295,34 @@ class Fleet(Protocol):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Estimates:
+    """What was heard about the constants of the bound, as sums that forget; part of the checkpoint, §7.
+
+    A value heard s rounds ago weighs λ^s. Made and read by `theory.estimates`.
+    """
+
+    level: FloatK
+    """Sum of each device's samples of Γ_k²: energy less noise over the captured share; a sample may be negative."""
+    gross: FloatK
+    """The same without the noise taken off."""
+    heard: FloatK
+    """Number of these samples."""
+    inner: FloatM
+    """Sum over the updates larger than module m of their energy less noise within module m; unused for M."""
+    outer: FloatM
+    """The same within module m + 1."""
+    larger: FloatM
+    """Number of these updates."""
+    noise: FloatM
+    """Sum of the reported noise of each nested increment."""
+    reported: FloatM
+    """Number of these reports."""
+
+    def __post_init__(self) -> None:
+        freeze(self)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Memory:
     """What the controller remembers between rounds; part of the checkpoint."""
 
@@ -288,6 +334,8 @@ class Memory:
     """(9) so far, with Φ_t by (10)."""
     bound_tight: float
     """(9) so far, with Φ'_t by (12)."""
+    estimates: Estimates
+    """Of the constants, §7."""
 
     def __post_init__(self) -> None:
         freeze(self)

@@ -1,4 +1,4 @@
-"""(P1) over the outage link to proven optimality with SCIP, §7. An optional extra: `pip install "airtune[exact]"`.
+"""(P1) over the outage link to proven optimality with SCIP, §6. An optional extra: `pip install "airtune[exact]"`.
 
 For each option (k, m): x = a/b nats per symbol with a = S ln 2/τ_up, part u = b/B of the band, part ρ = p/P of the
 power, exponent t = c/p and success y, scaled so that every variable is of the order of one:

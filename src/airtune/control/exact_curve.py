@@ -1,4 +1,4 @@
-"""What one module of one device earns as a function of its band alone, for the exact solver, §7.
+"""What one module of one device earns as a function of its band alone, for the exact solver, §6.
 
 With the power at its best, v(b) = max_p V U e^{−c(b)/p} − Z E rises with the band, is convex up to a point and concave
 beyond: at the power cap it is V U exp(−κ h(a/b)) less a constant, S-shaped, and below the cap it is concave, as there

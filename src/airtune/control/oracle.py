@@ -1,4 +1,4 @@
-"""The offline oracle: what a policy could reach that knew all T rounds' channels, §7.
+"""The offline oracle: what a policy could reach that knew all T rounds' channels, §6.
 
     max (1/T) Σ_t Σ_k U π    s.t. Σ_t E_k(t) ≤ T Ē_k for every device, and each round's constraints
 

@@ -1,6 +1,7 @@
 """From what is known before a round to its problem (P1), §4."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -9,7 +10,8 @@ from airtune.control.queues import next_queue_j
 from airtune.physics.cost import compute_energy_j, compute_time_s, downlink_time_s, uplink_time_s
 from airtune.theory.bound import bound_step, divergence_phi, divergence_tight, horizon_weight, utility
 from airtune.theory.constants import Constants
-from airtune.types import Decision, Devices, Link, Memory, Modules, Observation, Outcome, Problem, Radio
+from airtune.theory.estimates import Online, Prior, constants_of, first_estimates, prior_of, relative, update_estimates
+from airtune.types import Decision, Devices, Link, Memory, Modules, Observation, Outcome, Problem, Radio, Report
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -21,6 +23,7 @@ class Cell:
     radio: Radio
     link: Link
     constants: Constants
+    """Known, or assumed before anything was heard."""
     rounds: int
     """T."""
     tradeoff_v: float
@@ -28,13 +31,41 @@ class Cell:
     """Whether a device may never spend more than its whole run's budget T·Ē_k."""
     horizon: Horizon = "flat"
     """Whether V is the same in every round, or follows the weight of the round in (9)."""
+    online: Online = field(default_factory=Online)
+    """How the constants are learned, and whether decisions use what was learned."""
+
+    @property
+    def prior(self) -> Prior:
+        """What the estimates start from."""
+        return prior_of(self.constants, self.modules, self.devices.samples, self.online)
 
 
 def first_memory(cell: Cell, queue_start: float) -> Memory:
     """The controller before the first round; `queue_start` is Z_k(0) in units of Ē_k."""
     budget = cell.devices.budget_j
-    gap = cell.constants.initial_gap
-    return Memory(queue_j=queue_start * budget, spent_j=np.zeros_like(budget), bound=gap, bound_tight=gap)
+    return Memory(
+        queue_j=queue_start * budget,
+        spent_j=np.zeros_like(budget),
+        bound=cell.constants.initial_gap,
+        bound_tight=cell.constants.initial_gap,
+        estimates=first_estimates(len(budget), len(cell.modules)),
+    )
+
+
+def believed(cell: Cell, memory: Memory) -> Constants:
+    """The constants that Φ_t is computed with: those of the cell, or the estimates in their own units."""
+    return constants_of(memory.estimates, cell.prior) if cell.online.used else cell.constants
+
+
+def decisive(cell: Cell, memory: Memory) -> Constants:
+    """The constants that utilities are computed with: those of the cell, or the estimates with optimism, scaled so that
+    the fleet's mean Σ_k ω_k Γ_k² is the cell's and V keeps its meaning.
+    """
+    if not cell.online.used:
+        return cell.constants
+    return relative(
+        constants_of(memory.estimates, cell.prior, cell.online.optimism), cell.constants, cell.devices.weight
+    )
 
 
 def pose(cell: Cell, memory: Memory, observation: Observation) -> Problem:
@@ -57,7 +88,7 @@ def pose(cell: Cell, memory: Memory, observation: Observation) -> Problem:
         affordable_w = (left_j - compute_j) / upload_s - devices.circuit_power_w[:, None]
         power_max_w = np.minimum(power_max_w, devices.pa_efficiency[:, None] * affordable_w)
     fits = modules.memory_byte[None, :] <= devices.memory_byte[:, None]
-    constants = cell.constants
+    constants = decisive(cell, memory)
     return Problem(
         t=observation.t,
         rounds=cell.rounds,
@@ -89,24 +120,27 @@ def _round_weight(cell: Cell, t: int) -> float:
             return horizon_weight(t, cell.rounds, cell.constants.contraction)
 
 
-def divergence(cell: Cell, decision: Decision) -> tuple[float, float]:
-    """Φ_t of a decision by (10), and Φ'_t by (12), with the constants at hand.
+def divergence(cell: Cell, memory: Memory, decision: Decision) -> tuple[float, float]:
+    """Φ_t of a decision by (10), and Φ'_t by (12), with the constants believed before it.
 
     Decisions minimise the first; reports use the second where Theorem 2's assumptions hold. Both are estimates where
     the constants are.
     """
-    constants = cell.constants
+    constants = believed(cell, memory)
     known = (cell.devices.weight, constants.gamma_sq, constants.delta, constants.noise)
     chosen = (decision.module, decision.success_probability)
     return float(divergence_phi(*known, *chosen)), float(divergence_tight(*known, *chosen))
 
 
-def remember(cell: Cell, memory: Memory, phi: float, phi_tight: float, outcome: Outcome) -> Memory:
-    """The controller after a round: queues by (13), energy spent, and both bounds by (9) so far."""
+def remember(
+    cell: Cell, memory: Memory, phi: float, phi_tight: float, outcome: Outcome, reports: Sequence[Report]
+) -> Memory:
+    """The controller after a round: queues by (13), energy spent, both bounds by (9) so far, the estimates of §7."""
     energy_j, constants = outcome.energy_j, cell.constants
     return Memory(
         queue_j=next_queue_j(memory.queue_j, energy_j, cell.devices.budget_j),
         spent_j=memory.spent_j + energy_j,
         bound=bound_step(memory.bound, phi, constants.contraction, constants.step),
         bound_tight=bound_step(memory.bound_tight, phi_tight, constants.contraction, constants.step),
+        estimates=update_estimates(memory.estimates, reports, cell.prior),
     )

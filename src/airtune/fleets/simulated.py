@@ -13,7 +13,7 @@ from airtune.physics.cost import upload_energy_j
 from airtune.physics.fading import arrives, rayleigh_power
 from airtune.physics.link import success_probability
 from airtune.rng import Stream, generator
-from airtune.types import BoolK, Decision, FloatK, Observation, Outcome, Problem, Update
+from airtune.types import BoolK, Decision, FloatK, Observation, Outcome, Problem, Report, Update
 
 
 class SimulatedFleet:
@@ -47,13 +47,17 @@ class SimulatedFleet:
         self._weight = weight
 
     def batches(self, t: int, device: int) -> list[NDArray[np.int64]]:
-        """Sample indices of each of the E local steps of a device in round t; no repeats while samples last."""
+        """Sample indices of each of the E local steps of a device in round t; no repeats while samples last.
+
+        Balanced batches are balanced one by one, so that their noise is that of independent draws within each class.
+        """
         config = self.engine.config
         count = config.local_steps * config.batch_size
         part = self.parts[device]
         draw = generator(self.seed, Stream.BATCHES, t, device)
         if config.balanced_batches and len(part) >= count:
-            index = draw.permutation(balanced(draw.permutation(part), self.tokens.label, count))
+            index = balanced(draw.permutation(part), self.tokens.label, count)
+            return dealt(index, self.tokens.label, config.local_steps)
         else:
             index = draw.choice(part, size=count, replace=len(part) < count)
         return np.split(index, config.local_steps)
@@ -106,7 +110,8 @@ class SimulatedFleet:
             rest = engine.family.rest(adapters, module) if engine.config.context == "whole" else None
             start = engine.family.slice(adapters, module)
             trained = engine.train(start, self.tokens, batches, rates, prior, rest)
-            yield Update(device, module, float(self._weight[device]), trained.delta, trained.loss)
+            report = Report(device, module, trained.energy, trained.noise)
+            yield Update(device, module, float(self._weight[device]), trained.delta, trained.loss, report)
 
 
 def balanced(shuffled: NDArray[np.int64], label: NDArray[np.int64], count: int) -> NDArray[np.int64]:
@@ -120,3 +125,13 @@ def balanced(shuffled: NDArray[np.int64], label: NDArray[np.int64], count: int) 
     for kind in np.unique(own):
         turn[own == kind] = np.arange(int((own == kind).sum()))
     return shuffled[np.argsort(turn, kind="stable")[:count]]
+
+
+def dealt(index: NDArray[np.int64], label: NDArray[np.int64], hands: int) -> list[NDArray[np.int64]]:
+    """The samples in batches of equal size whose class counts differ by one at most, as do those of a batch's halves.
+
+    >>> [hand.tolist() for hand in dealt(np.array([0, 1, 2, 3]), np.array([0, 1, 0, 1]), 2)]
+    [[0, 1], [2, 3]]
+    """
+    order = index[np.argsort(label[index], kind="stable")]
+    return [order[hand::hands] for hand in range(hands)]

@@ -14,6 +14,7 @@ from torch.nn import functional
 from airtune.config import LearningConfig
 from airtune.learning.data import TokenSet
 from airtune.learning.lora import Adapters, Family, NestedLinear, attach
+from airtune.learning.meter import Meter, halves
 from airtune.learning.packing import Batcher, batcher_of
 from airtune.types import AirtuneError
 
@@ -53,6 +54,10 @@ class Trained:
     loss: float
     """Mean over the local steps."""
     tokens: int
+    energy: NDArray[np.float64]
+    """Squared norm of the first batch's gradient by nested increment, shape M; 0 beyond the module."""
+    noise: NDArray[np.float64] | None
+    """Unbiased estimate of what mini-batch noise adds to `energy`, shape M; None from a batch of one."""
 
 
 class Engine:
@@ -112,25 +117,38 @@ class Engine:
         part = {name: tensor.detach().clone().requires_grad_() for name, tensor in start.items()}
         attach(self.model, self.installed, self.family, part, rest)
         optimizer = self._optimizer(part, rates)
+        meter = Meter(self.family, part, [len(half) for half in halves(batches[0])])
+        told: tuple[NDArray[np.float64], NDArray[np.float64] | None] | None = None
         losses: list[float] = []
         count = 0
         for index in batches:
-            label = torch.from_numpy(tokens.label[index])
-            logits = self.batcher.logits(tokens, index)
-            loss = functional.cross_entropy(logits if prior is None else logits + prior, label)
-            if not math.isfinite(loss.item()):
-                raise AirtuneError(
-                    f"training diverged: the loss became {loss.item()}; lower learning.rate (now {self.config.rate:g}) "
-                    f"or learning.server_rate (now {self.config.server_rate:g})"
-                )
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            losses.append(0.0)
+            for half in [index] if told else halves(index):
+                loss = self._loss(tokens, half, prior) * (len(half) / len(index))
+                loss.backward()
+                losses[-1] += loss.item()
+                if len(half) < len(index) and half[0] == index[0]:
+                    meter.half()
+            told = told or meter.read()
             torch.nn.utils.clip_grad_norm_(part.values(), self.config.clip_norm)
             optimizer.step()
-            losses.append(loss.item())
             count += int((tokens.offsets[index + 1] - tokens.offsets[index]).sum())
         delta = {name: part[name].detach() - start[name] for name in part}
-        return Trained(delta, float(np.mean(losses)), count)
+        return Trained(delta, float(np.mean(losses)), count, *(told or meter.read()))
+
+    def _loss(self, tokens: TokenSet, index: NDArray[np.int64], prior: Tensor | None) -> Tensor:
+        """Mean cross-entropy of the samples `index`; raises AirtuneError if it is not finite."""
+        logits = self.batcher.logits(tokens, index)
+        loss = functional.cross_entropy(
+            logits if prior is None else logits + prior, torch.from_numpy(tokens.label[index])
+        )
+        if not math.isfinite(loss.item()):
+            raise AirtuneError(
+                f"training diverged: the loss became {loss.item()}; lower learning.rate (now {self.config.rate:g}) "
+                f"or learning.server_rate (now {self.config.server_rate:g})"
+            )
+        return loss
 
     def logits(self, adapters: Mapping[str, Tensor], tokens: TokenSet, index: NDArray[np.int64]) -> NDArray[np.float32]:
         """Class scores of the samples `index` [n × classes], in batches of similar length."""

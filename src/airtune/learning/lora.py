@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -68,6 +69,18 @@ class Family:
         rank = self.ranks[module - 1]
         adapter = sum(rank * (matrix.in_features + matrix.out_features) for matrix in self.members(module))
         return adapter + sum(int(np.prod(shape)) for _, shape in self.head)
+
+    def increments(self, name: str, tensor: Tensor) -> NDArray[np.int64]:
+        """Which nested increment (0 … M − 1) each rank component of an adapter tensor belongs to; 0 for the head's.
+
+        Increment j is what module j + 1 has and module j has not.
+        """
+        if not name.endswith((".lora_A", ".lora_B")):
+            return np.zeros(1, dtype=np.int64)
+        layer = next(matrix.layer for matrix in self.matrices if matrix.name == name.rsplit(".", 1)[0])
+        first = sum(depth < self.layers - layer for depth in self.depths)
+        count = tensor.shape[0] if name.endswith(".lora_A") else tensor.shape[1]
+        return np.maximum(np.searchsorted(self.ranks, np.arange(count), side="right"), first)
 
     def slice(self, adapters: Mapping[str, Tensor], module: int) -> Adapters:
         """Π_m θ: views of the global adapter's tensors that module m sees."""

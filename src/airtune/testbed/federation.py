@@ -19,7 +19,7 @@ from airtune.physics.link import link_of, success_probability
 from airtune.round import State, System
 from airtune.testbed.problems import Floats, Quadratics, from_squares
 from airtune.theory.constants import Constants
-from airtune.types import BoolK, Decision, Modules, Observation, Outcome, Policy, Problem, Update
+from airtune.types import BoolK, Decision, Modules, Observation, Outcome, Policy, Problem, Report, Update
 from airtune.worlds.analytic import AnalyticWorld, radio_of
 
 NAME = "theta"
@@ -42,7 +42,10 @@ class QuadraticFleet:
     def execute(
         self, adapters: Mapping[str, Tensor], decision: Decision, problem: Problem, observation: Observation
     ) -> Outcome:
-        """Charge the energy, draw who delivers, and upload −η Π_m g_k of those."""
+        """Charge the energy, draw who delivers, and upload −η Π_m g_k of those.
+
+        A device tells half the squared difference of two of its errors, one of them the uploaded one, as its noise.
+        """
         scheduled = decision.module > 0
         compute_j = chosen(problem.compute_j, decision.module)
         delivered = scheduled & self._arrives(decision, problem)
@@ -67,12 +70,17 @@ class QuadraticFleet:
     def _updates(self, theta: Floats, module: NDArray[np.int64], delivered: BoolK, t: int) -> Iterator[Update]:
         gradients, kept = self.problem.gradients(theta[None])[0], (0, *self.problem.kept)
         rng = np.random.default_rng((self.seed, t))
-        error = self.problem.errors[np.arange(len(module)), rng.integers(0, self.problem.errors.shape[1], len(module))]
+        devices, draws = np.arange(len(module)), self.problem.errors.shape[1]
+        error = self.problem.errors[devices, rng.integers(0, draws, len(module))]
+        other = self.problem.errors[devices, rng.integers(0, draws, len(module))]
         for k in map(int, np.flatnonzero(delivered)):
             mask = np.arange(len(theta)) < kept[module[k]]
             move = -self.step * mask * (gradients[k] + error[k])
             loss = 0.5 * float(gradients[k] @ (theta - self.problem.centre[k]))
-            yield Update(k, int(module[k]), float(self.problem.weight[k]), {NAME: torch.from_numpy(move)}, loss)
+            energy = np.add.reduceat((move / self.step) ** 2, kept[:-1])
+            noise = np.add.reduceat(0.5 * mask * (error[k] - other[k]) ** 2, kept[:-1])
+            report = Report(k, int(module[k]), energy.astype(np.float64), noise.astype(np.float64))
+            yield Update(k, int(module[k]), float(self.problem.weight[k]), {NAME: torch.from_numpy(move)}, loss, report)
 
 
 def module_family(kept: tuple[int, ...], payload_bit: float) -> Modules:

@@ -5,12 +5,12 @@
 Quadratics with nested coordinates, run by `round.step` itself: real link, real energies, exact final risk gap. Every
 weighting meets the same channels, fades and gradient errors. `learned` estimates 1−ημ from the losses that it hears, as
 the slope of a regression of each round's loss on the one before (which a constant floor does not change), held to at
-least 1 − 4/T; until it has heard eight rounds it is flat.
+least 1 − 4/T; until it has heard eight rounds it is flat. `early` takes the weights of the bound in reverse order.
 """
 
 import argparse
 import csv
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +19,22 @@ import torch
 from scipy import stats
 
 from airtune.config import FleetConfig, WorldConfig
-from airtune.control.alternating import AlternatingPolicy
+from airtune.control.joint import JointPolicy
 from airtune.round import rounds
 from airtune.testbed.federation import NAME, federation
 from airtune.testbed.problems import Quadratics
 from airtune.theory.bound import horizon_weight
-from airtune.types import Decision, Problem
+from airtune.types import Decision, Policy, Problem
 
 DEVICES, SIZE, KEPT = 8, 6, (1, 3, 6)
-WEIGHTINGS = ("flat", "bound", "learned")
-LIGHT = AlternatingPolicy(sweeps_max=10, survivors=1, offers_max=0)
-"""Solver A followed from its best start alone: a third of the time."""
+WEIGHTINGS = ("flat", "bound", "learned", "early")
+SOLVER = JointPolicy()
 
 
 class Learned:
     """A policy under V_t = V w_t with a contraction that is learned from the losses heard so far."""
 
-    def __init__(self, inner: AlternatingPolicy) -> None:
+    def __init__(self, inner: Policy) -> None:
         self.inner = inner
         self.losses: list[float] = []
         self.contraction: float | None = None
@@ -58,6 +57,19 @@ class Learned:
         return self.inner(replace(problem, tradeoff_v=problem.tradeoff_v * weight))
 
 
+@dataclass(frozen=True, slots=True)
+class Early:
+    """A policy under the bound's weights in reverse order."""
+
+    inner: Policy
+    contraction: float
+
+    def __call__(self, problem: Problem) -> Decision:
+        """Decide under the weighted V."""
+        weight = horizon_weight(problem.rounds - 1 - problem.t, problem.rounds, self.contraction)
+        return self.inner(replace(problem, tradeoff_v=problem.tradeoff_v * weight))
+
+
 def draw(seed: int, spread: float, noise: float) -> tuple[Quadratics, np.ndarray]:
     """Bowls of condition 10 about optima `spread` apart; coordinates of falling weight; errors of size `noise`."""
     rng = np.random.default_rng((seed, 77))
@@ -75,7 +87,11 @@ def run(seed: int, weighting: str, spread: float, noise: float, horizon: int, v:
     problem, theta = draw(seed, spread, noise)
     curvature = problem.curvature
     step = min(1.0 / curvature.smoothness, 4.0 / (horizon * curvature.pl))
-    policy: Any = Learned(LIGHT) if weighting == "learned" else LIGHT
+    policy: Any = SOLVER
+    if weighting == "learned":
+        policy = Learned(SOLVER)
+    if weighting == "early":
+        policy = Early(SOLVER, 1.0 - step * curvature.pl)
     gamma_sq = float((problem.gradients(theta[None]) ** 2).sum(-1).mean())
     system, start = federation(
         problem,

@@ -120,7 +120,10 @@ def build(
     devices = sample_devices(config.fleet, samples, config.seed)
     if config.policy.module is not None and config.policy.module > len(shared.modules):
         raise AirtuneError(f"policy.module: {config.policy.module}, but the family has {len(shared.modules)} modules")
-    fleet = SimulatedFleet(shared.engine, shared.train, parts, devices.weight, config.seed, config.rounds)
+    learned = config.constants.source == "estimated"
+    fleet = SimulatedFleet(
+        shared.engine, shared.train, parts, devices.weight, config.seed, config.rounds, measured=learned
+    )
     radio = radio_of(config.world)
     cell = Cell(
         devices=devices,

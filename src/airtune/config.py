@@ -190,8 +190,8 @@ class ConstantsConfig:
     """The bound's constants; on a transformer they are estimates, and the output says so."""
 
     source: Literal["prior", "estimated"] = "prior"
-    """prior: the values below, throughout; estimated: learned from what arrives, the values below until then. The
-    estimates are recorded in either case."""
+    """prior: the values below, throughout; estimated: learned from what devices report of their gradient, the values
+    below until then; every batch is then class-balanced by itself, and the first of a round runs in two halves."""
     forgetting: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """λ: an update heard s rounds ago weighs λ^s in the estimates."""
     optimism: NonNegative = 0.5
@@ -235,7 +235,7 @@ class LearningConfig:
     final_rate: Annotated[float, Field(gt=0, le=1)] = 0.05
     """The rates fall to this fraction by the last round (cosine)."""
     balanced_batches: bool = True
-    """Draw every class equally often in every batch, as far as a device's samples of it last; a device with fewer than
+    """Draw every class equally often, as far as a device's samples of it last; a device with fewer than
     local_steps · batch_size samples draws with repeats and unbalanced."""
     prior_correction: bool = True
     """Add the log label frequencies of a device's batches to the logits while training (removes the pull of what

@@ -206,6 +206,8 @@ def _round_row(experiment: Experiment, state: State, record: Record, accuracy: f
         "accuracy": accuracy,
         "objective": record.decision.objective,
         "upper_bound": record.decision.upper_bound,
+        "certificate": record.decision.certificate,
+        "price": record.decision.price,
         "status": record.decision.status,
         "phi": record.phi,
         "phi_tight": record.phi_tight,
@@ -253,8 +255,8 @@ def _to_checkpoint(state: State) -> tuple[dict[str, Any], dict[str, Any]]:
     tensors |= {f"average/{name}": tensor for name, tensor in state.server.average.items()}
     tensors |= {"queue_j": state.memory.queue_j, "spent_j": state.memory.spent_j}
     tensors |= {f"estimates/{field.name}": getattr(state.memory.estimates, field.name) for field in _ESTIMATES}
-    bounds = {"bound": state.memory.bound, "bound_tight": state.memory.bound_tight}
-    return tensors, {"t": state.t, **bounds, "server_steps": state.server.steps}
+    memory = {"bound": state.memory.bound, "bound_tight": state.memory.bound_tight, "price": state.memory.price}
+    return tensors, {"t": state.t, **memory, "server_steps": state.server.steps}
 
 
 def _from_checkpoint(tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> State:
@@ -266,7 +268,8 @@ def _from_checkpoint(tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> 
         raise AirtuneError("the checkpoint is of an airtune without estimates of the constants; start the run anew")
     estimates = Estimates(**{name: value.numpy() for name, value in learned.items()})
     bounds = (float(meta["bound"]), float(meta["bound_tight"]))
-    memory = Memory(tensors["queue_j"].numpy(), tensors["spent_j"].numpy(), *bounds, estimates)
+    price = None if meta["price"] is None else float(meta["price"])
+    memory = Memory(tensors["queue_j"].numpy(), tensors["spent_j"].numpy(), *bounds, estimates, price)
     server = ServerState(part("momentum/"), part("square/"), part("average/"), int(meta["server_steps"]))
     return State(int(meta["t"]), part("adapters/"), server, memory)
 

@@ -89,7 +89,7 @@ def step(system: System, state: State) -> tuple[State, Record]:
     outcome = system.fleet.execute(state.adapters, decision, problem, observation)
     adapters, server, heard = _learn(system, state, outcome)
     phi, phi_tight = divergence(system.cell, state.memory, decision)
-    memory = remember(system.cell, state.memory, phi, phi_tight, outcome, heard.reports)
+    memory = remember(system.cell, state.memory, phi, phi_tight, outcome, heard.reports, decision.price)
     waits = (clock[1] - clock[0], clock[2] - clock[1])
     record = Record(observation, problem, decision, outcome, phi, phi_tight, heard.loss, *waits)
     return State(state.t + 1, adapters, server, memory), record

@@ -29,7 +29,11 @@ class RoundRow(TypedDict):
     objective: float
     """Value of (P1)."""
     upper_bound: float | None
-    """Proven upper bound on (P1)."""
+    """Proven upper bound on (P1); null from solvers that give none."""
+    certificate: float | None
+    """How far the objective is from it, relatively: (bound − objective) / bound."""
+    price: float | None
+    """λ, what one more hertz would be worth [J²/Hz]."""
     status: str
     phi: float
     """Φ_t, (10)."""

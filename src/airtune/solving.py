@@ -1,5 +1,6 @@
 """One round's problem (P1), solved on its own: for a simulator or a testbed other than ours."""
 
+import dataclasses
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -108,12 +109,10 @@ def solver_of(name: Solver) -> Policy:
 
 
 def _solution(problem: Problem, decision: Decision, solve_s: float) -> Solution:
-    objective, upper = decision.objective, decision.upper_bound
-    if upper is not None:
-        upper = max(upper, objective)  # what is attained bounds the rounding of the bound
-    certificate = None if upper is None else 0.0 if upper == objective else (upper - objective) / abs(upper)
+    if decision.upper_bound is not None:  # what is attained bounds the rounding of the bound
+        decision = dataclasses.replace(decision, upper_bound=max(decision.upper_bound, decision.objective))
     spent_j = energy_j(problem, decision.module, decision.power_w)
     columns = (decision.module, decision.power_w, decision.bandwidth_hz, decision.success_probability, spent_j)
     rows = zip(*(column.tolist() for column in columns), strict=True)
     decisions = tuple(DeviceDecision(module - 1 if module else None, *numbers) for module, *numbers in rows)
-    return Solution(objective, upper, certificate, decision.status, solve_s, decisions)
+    return Solution(decision.objective, decision.upper_bound, decision.certificate, decision.status, solve_s, decisions)

@@ -191,6 +191,8 @@ class Problem:
     """Power cap for (k,m) [W]: P_k, or less where the energy account allows less; ≤ 0 if none is allowed."""
     feasible: BoolKM
     """Memory, deadline, availability and account allow module m on device k."""
+    price: float | None = None
+    """λ of the last round [J²/Hz], where a solver may start from; None for none."""
 
     def __post_init__(self) -> None:
         freeze(self)
@@ -210,6 +212,8 @@ class Decision:
     """Value of (P1)."""
     upper_bound: float | None = None
     """A proven upper bound on (P1)'s optimum, from solvers that give one."""
+    price: float | None = None
+    """λ [J²/Hz], what one more hertz would be worth, from solvers that give one."""
     iterations: int = 0
     status: str = "ok"
     error_free: bool = False
@@ -217,6 +221,13 @@ class Decision:
 
     def __post_init__(self) -> None:
         freeze(self)
+
+    @property
+    def certificate(self) -> float | None:
+        """(Upper bound − objective) / upper bound: the optimum of (P1) is no further away; None without a bound."""
+        if self.upper_bound is None:
+            return None
+        return (self.upper_bound - self.objective) / abs(self.upper_bound) if self.upper_bound else 0.0
 
 
 @runtime_checkable
@@ -336,6 +347,8 @@ class Memory:
     """(9) so far, with Φ'_t by (12)."""
     estimates: Estimates
     """Of the constants, §7."""
+    price: float | None = None
+    """λ of the last round [J²/Hz]; None if its solver gave none."""
 
     def __post_init__(self) -> None:
         freeze(self)

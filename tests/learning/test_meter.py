@@ -37,7 +37,7 @@ def test_energy_and_noise_by_increment(kit, module, optimizer):
         return {name: x / rate[name] for name, x in moved.items()}
 
     whole, first, second = (gradient(index) for index in (BATCHES[0], BATCHES[0][0::2], BATCHES[0][1::2]))
-    told = case.engine.train(start, case.tokens, BATCHES, RATES, rest=rest)
+    told = case.engine.train(start, case.tokens, BATCHES, RATES, rest=rest, measure=True).reading
     assert told.energy == pytest.approx(by_hand(case, whole, module), rel=1e-6)
     apart = {name: first[name] - second[name] for name in first}
     assert told.noise == pytest.approx(by_hand(case, apart, module) * 3 * 2 / 25, rel=1e-6)
@@ -47,7 +47,7 @@ def test_energy_and_noise_by_increment(kit, module, optimizer):
 def test_a_batch_of_one_tells_no_noise(kit):
     case = kit.setup("bert", RANKS, DEPTHS, LearningConfig())
     start = case.family.slice(case.family.initial(0), 4)
-    told = case.engine.train(start, case.tokens, [np.array([3])], RATES)
+    told = case.engine.train(start, case.tokens, [np.array([3])], RATES, measure=True).reading
     assert told.noise is None and told.energy.sum() > 0
     assert [half.tolist() for half in halves(np.array([7]))] == [[7]]
 
@@ -61,16 +61,17 @@ def test_noise_is_unbiased_for_independent_samples(kit):
     mean = {name: rng.normal(size=tuple(x.shape)) for name, x in leaves.items()}
     count, sigma, energy, noise = sum(x.numel() for x in leaves.values()), 2.0, [], []
     for _ in range(600):
-        meter = Meter(family, leaves, [3, 2])
+        meter = Meter(family, leaves, [np.arange(3), np.arange(2)])
         each = {name: mean[name] + sigma * rng.normal(size=(5, *mean[name].shape)) for name in mean}
         for name, leaf in leaves.items():
             leaf.grad = torch.tensor(each[name][:3].sum(axis=0) / 5, dtype=torch.float32)
-        meter.half()
+        meter.note()
         for name, leaf in leaves.items():
             leaf.grad = torch.tensor(each[name].mean(axis=0), dtype=torch.float32)
-        one, spread = meter.read()
-        energy.append(one.sum())
-        noise.append(spread.sum())
+        meter.note()
+        reading = meter.read()
+        energy.append(reading.energy.sum())
+        noise.append(reading.noise.sum())
     assert np.mean(noise) == pytest.approx(count * sigma**2 / 5, rel=0.02)
     signal = sum(float((x**2).sum()) for x in mean.values())
     assert np.mean(energy) - np.mean(noise) == pytest.approx(signal, rel=0.05)

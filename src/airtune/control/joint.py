@@ -39,33 +39,37 @@ class JointPolicy:
         if not isinstance(problem.link, OutageLink):
             return AlternatingPolicy()(problem)
         best, found = new_incumbent(len(problem.gain)), options_of(problem, problem.link)
-        options, bound, nodes = self._solve(found, problem.bandwidth_hz, best) if len(found.reward) else (found, 0.0, 0)
+        options, bound, nodes, price = found, 0.0, 0, 0.0
+        if len(found.reward):
+            options, bound, nodes, price = self._solve(found, problem, best)
         module, power = settled(options, best)
         decision = make_decision(problem, module, power, best.band_hz, iterations=nodes)
         bound = max(bound, decision.objective)
         closed = bound - decision.objective <= 1.01 * self.tolerance * bound
-        return dataclasses.replace(decision, upper_bound=bound, status="ok" if closed else "nodes_max")
+        status = "ok" if closed else "nodes_max"
+        return dataclasses.replace(decision, upper_bound=bound, price=price, status=status)
 
-    def _solve(self, options: Options, band_hz: float, best: Incumbent) -> tuple[Options, float, int]:
-        """Improve the incumbent; the options that it refers to, a proven upper bound [J²] and the nodes used."""
-        devices = len(best.pick)
+    def _solve(self, options: Options, problem: Problem, best: Incumbent) -> tuple[Options, float, int, float]:
+        """Improve the incumbent; the options that it refers to, a proven upper bound [J²], the nodes used and λ."""
+        devices, band_hz = len(best.pick), problem.bandwidth_hz
+        start = math.log(problem.price) if problem.price else first_log_price(options, band_hz)
         demand = new_demand(devices, len(options.reward))
         limits = free_limits(devices, len(options.reward), band_hz)
-        minimise_dual(options, limits, band_hz, first_log_price(options, band_hz), demand)
+        minimise_dual(options, limits, band_hz, start, demand)
         recover(options, demand, band_hz, self.tolerance, limits.guess, best)
-        bound = float(demand.dual[[LOW, HIGH]].min())
+        bound, price = float(demand.dual[[LOW, HIGH]].min()), math.exp(demand.log_price[HIGH])
         gap = bound - float(best.value[0])
         if gap <= self.tolerance * bound:
-            return options, bound, 1
+            return options, bound, 1, price
         close = worth_keeping(options, limits, band_hz, gap * (1.0 + 1e-9) + 1e-12 * bound, demand)
         active = best.pick >= 0
         close[best.pick[active]] = True
         best.pick[active] = (np.cumsum(close) - 1)[best.pick[active]]
         left = subset(options, close)
-        start = float(demand.log_price[HIGH])
         demand, limits = new_demand(devices, len(left.reward)), free_limits(devices, len(left.reward), band_hz)
-        minimise_dual(left, limits, band_hz, start, demand)
-        return left, *close_gap(left, limits, band_hz, demand, self.tolerance, new_tree(self.nodes_max + 2), best)
+        minimise_dual(left, limits, band_hz, math.log(price), demand)
+        bound, nodes = close_gap(left, limits, band_hz, demand, self.tolerance, new_tree(self.nodes_max + 2), best)
+        return left, bound, nodes, price
 
 
 def first_log_price(options: Options, band_hz: float) -> float:

@@ -108,6 +108,7 @@ def pose(cell: Cell, memory: Memory, observation: Observation) -> Problem:
         compute_j=compute_j,
         power_max_w=power_max_w,
         feasible=fits & (uplink_s > 0) & observation.available[:, None] & (power_max_w > 0),
+        price=memory.price,
     )
 
 
@@ -133,9 +134,15 @@ def divergence(cell: Cell, memory: Memory, decision: Decision) -> tuple[float, f
 
 
 def remember(
-    cell: Cell, memory: Memory, phi: float, phi_tight: float, outcome: Outcome, reports: Sequence[Report]
+    cell: Cell,
+    memory: Memory,
+    phi: float,
+    phi_tight: float,
+    outcome: Outcome,
+    reports: Sequence[Report] = (),
+    price: float | None = None,
 ) -> Memory:
-    """The controller after a round: queues by (13), energy spent, both bounds by (9) so far, the estimates of §7."""
+    """The controller after a round: queues by (13), energy spent, both bounds by (9) so far, the estimates of §7, λ."""
     energy_j, constants = outcome.energy_j, cell.constants
     return Memory(
         queue_j=next_queue_j(memory.queue_j, energy_j, cell.devices.budget_j),
@@ -143,4 +150,5 @@ def remember(
         bound=bound_step(memory.bound, phi, constants.contraction, constants.step),
         bound_tight=bound_step(memory.bound_tight, phi_tight, constants.contraction, constants.step),
         estimates=update_estimates(memory.estimates, reports, cell.prior),
+        price=price,
     )

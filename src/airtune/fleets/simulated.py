@@ -28,6 +28,8 @@ class SimulatedFleet:
         weight: ω_k, shape K.
         seed: the run's seed.
         rounds: T, for the learning-rate schedule.
+        measured: whether devices report energy and noise of their gradient, for the online estimates; balanced batches
+            are then balanced one by one, so that their noise is that of independent draws within each class.
     """
 
     def __init__(
@@ -38,7 +40,10 @@ class SimulatedFleet:
         weight: FloatK,
         seed: int,
         rounds: int,
+        *,
+        measured: bool = False,
     ) -> None:
+        self.measured = measured
         self.engine = engine
         self.tokens = tokens
         self.parts = parts
@@ -47,17 +52,16 @@ class SimulatedFleet:
         self._weight = weight
 
     def batches(self, t: int, device: int) -> list[NDArray[np.int64]]:
-        """Sample indices of each of the E local steps of a device in round t; no repeats while samples last.
-
-        Balanced batches are balanced one by one, so that their noise is that of independent draws within each class.
-        """
+        """Sample indices of each of the E local steps of a device in round t; no repeats while samples last."""
         config = self.engine.config
         count = config.local_steps * config.batch_size
         part = self.parts[device]
         draw = generator(self.seed, Stream.BATCHES, t, device)
         if config.balanced_batches and len(part) >= count:
             index = balanced(draw.permutation(part), self.tokens.label, count)
-            return dealt(index, self.tokens.label, config.local_steps)
+            if self.measured:
+                return dealt(index, self.tokens.label, config.local_steps)
+            index = draw.permutation(index)
         else:
             index = draw.choice(part, size=count, replace=len(part) < count)
         return np.split(index, config.local_steps)
@@ -109,8 +113,9 @@ class SimulatedFleet:
             prior = log_prior(label, engine.classes) if engine.config.prior_correction else None
             rest = engine.family.rest(adapters, module) if engine.config.context == "whole" else None
             start = engine.family.slice(adapters, module)
-            trained = engine.train(start, self.tokens, batches, rates, prior, rest)
-            report = Report(device, module, trained.energy, trained.noise)
+            trained = engine.train(start, self.tokens, batches, rates, prior, rest, measure=self.measured)
+            reading = trained.reading
+            report = None if reading is None else Report(device, module, reading.energy, reading.noise)
             yield Update(device, module, float(self._weight[device]), trained.delta, trained.loss, report)
 
 

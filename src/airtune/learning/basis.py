@@ -13,16 +13,15 @@ from torch import Tensor
 from airtune.learning.lora import Adapters
 from airtune.learning.server import ServerState
 
-NULL = 1e-6
-"""Singular values below this share of the greatest count as zero."""
-
 
 def energy_change(b: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
-    """G and G⁻¹ [R × R, float64] that order the components of BA by singular value, split evenly between the factors.
+    """G and G⁻¹ [R × R, float64] that order the components of BA by singular value, A's rows keeping their mean size a.
 
-    With Aᵀ = Q T (QR) and B Tᵀ = U S Vᵀ, whose R × R core comes from a QR of B: B G = U √S and G⁻¹ A = √S Vᵀ Qᵀ. No
-    matrix of the size of BA is formed. Components without energy (all of them while B = 0) keep the size of A's rows
-    and come last, so that they can still learn; the sign of each component is that of its predecessor in A.
+    With Aᵀ = Q T (QR) and B Tᵀ = U S Vᵀ, whose R × R core comes from a QR of B: B G = U S/a and G⁻¹ A = a Vᵀ Qᵀ. No
+    matrix of the size of BA is formed. A step of B so moves the function as far as before, components without energy
+    (all of them while B = 0) come last and can still learn, and G is orthogonal where A's rows are: random rows nearly
+    are, and after the first time they stay so but for what the round trains. The sign of each component is that of its
+    predecessor in A.
 
     Args:
         b: B [out × R].
@@ -34,9 +33,8 @@ def energy_change(b: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
     size = wide.norm() / wide.shape[0] ** 0.5
     if not bool(core.any()) or not bool(size > 0):
         return torch.eye(len(wide)).double(), torch.eye(len(wide)).double()
-    _, values, right = torch.linalg.svd(core)
-    kept = torch.where(values > NULL * values[0], values.sqrt(), size)
-    change = tri.t() @ right.t() / kept
+    right = torch.linalg.svd(core).Vh
+    change = tri.t() @ right.t() / size
     back = torch.linalg.solve(change, torch.eye(len(wide)).double())
     sign = torch.where((back @ wide * wide).sum(dim=1) < 0, -1.0, 1.0)
     return change * sign, back * sign[:, None]

@@ -14,7 +14,7 @@ from torch.nn import functional
 from airtune.config import LearningConfig
 from airtune.learning.data import TokenSet
 from airtune.learning.lora import Adapters, Family, NestedLinear, attach
-from airtune.learning.meter import Meter, halves
+from airtune.learning.meter import Meter, Reading, halves
 from airtune.learning.packing import Batcher, batcher_of
 from airtune.types import AirtuneError
 
@@ -54,10 +54,8 @@ class Trained:
     loss: float
     """Mean over the local steps."""
     tokens: int
-    energy: NDArray[np.float64]
-    """Squared norm of the first batch's gradient by nested increment, shape M; 0 beyond the module."""
-    noise: NDArray[np.float64] | None
-    """Unbiased estimate of what mini-batch noise adds to `energy`, shape M; None from a batch of one."""
+    reading: Reading | None = None
+    """What was measured of the gradient at the start; None if it was not asked for."""
 
 
 class Engine:
@@ -100,6 +98,8 @@ class Engine:
         rates: Rates,
         prior: Tensor | None = None,
         rest: Mapping[str, Tensor] | None = None,
+        *,
+        measure: bool = False,
     ) -> Trained:
         """Run one optimiser step per batch from the slice `start`, with a fresh optimiser state.
 
@@ -110,6 +110,7 @@ class Engine:
             rates: this round's learning rates.
             prior: log label frequencies added to the logits, or None.
             rest: components of θ beyond the slice, present but not trained; None for the slice alone.
+            measure: run the first batch as two halves and read the gradient's energy and noise off them.
 
         Raises:
             AirtuneError: the loss is not finite.
@@ -117,25 +118,31 @@ class Engine:
         part = {name: tensor.detach().clone().requires_grad_() for name, tensor in start.items()}
         attach(self.model, self.installed, self.family, part, rest)
         optimizer = self._optimizer(part, rates)
-        meter = Meter(self.family, part, [len(half) for half in halves(batches[0])])
-        told: tuple[NDArray[np.float64], NDArray[np.float64] | None] | None = None
+        meter = Meter(self.family, part, halves(batches[0])) if measure else None
         losses: list[float] = []
         count = 0
         for index in batches:
             optimizer.zero_grad(set_to_none=True)
-            losses.append(0.0)
-            for half in [index] if told else halves(index):
-                loss = self._loss(tokens, half, prior) * (len(half) / len(index))
-                loss.backward()
-                losses[-1] += loss.item()
-                if len(half) < len(index) and half[0] == index[0]:
-                    meter.half()
-            told = told or meter.read()
+            first = meter if not losses else None
+            losses.append(self._backward(tokens, [index] if first is None else halves(index), prior, first))
             torch.nn.utils.clip_grad_norm_(part.values(), self.config.clip_norm)
             optimizer.step()
             count += int((tokens.offsets[index + 1] - tokens.offsets[index]).sum())
         delta = {name: part[name].detach() - start[name] for name in part}
-        return Trained(delta, float(np.mean(losses)), count, *(told or meter.read()))
+        return Trained(delta, float(np.mean(losses)), count, None if meter is None else meter.read())
+
+    def _backward(
+        self, tokens: TokenSet, parts: list[NDArray[np.int64]], prior: Tensor | None, meter: Meter | None
+    ) -> float:
+        """Add up the gradient of the parts' mean loss in the leaves, noted after each part; returns the loss."""
+        size, total = sum(map(len, parts)), 0.0
+        for index in parts:
+            loss = self._loss(tokens, index, prior) * (len(index) / size)
+            loss.backward()
+            total += loss.item()
+            if meter is not None:
+                meter.note()
+        return total
 
     def _loss(self, tokens: TokenSet, index: NDArray[np.int64], prior: Tensor | None) -> Tensor:
         """Mean cross-entropy of the samples `index`; raises AirtuneError if it is not finite."""

@@ -7,6 +7,7 @@ next.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,16 @@ def halves(index: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     return [index[0::2], index[1::2]] if len(index) > 1 else [index]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Reading:
+    """Of the first batch's gradient, by nested increment."""
+
+    energy: NDArray[np.float64]
+    """Its squared norm, shape M; 0 beyond the module."""
+    noise: NDArray[np.float64] | None
+    """Unbiased estimate of what mini-batch noise adds to `energy`, shape M; None from a batch of one."""
+
+
 class Meter:
     """Energy and noise of the first batch's gradient by nested increment.
 
@@ -29,29 +40,29 @@ class Meter:
     Args:
         family: the nested family.
         part: the slice, leaves that gradients add up in.
-        sizes: samples of each half.
+        parts: the batch's halves.
     """
 
-    def __init__(self, family: Family, part: Mapping[str, Tensor], sizes: list[int]) -> None:
+    def __init__(self, family: Family, part: Mapping[str, Tensor], parts: list[NDArray[np.int64]]) -> None:
         self._modules = len(family.ranks)
         self._increment = {name: family.increments(name, tensor) for name, tensor in part.items()}
         self._part = part
-        self._share = sizes[0] / sum(sizes)
-        self._first: dict[str, Tensor] = {}
+        self._share = len(parts[0]) / sum(map(len, parts))
+        self._noted: list[dict[str, Tensor]] = []
 
-    def half(self) -> None:
-        """Take note of the first half's share of the gradient, as it stands in the leaves."""
-        self._first = self._gradient()
+    def note(self) -> None:
+        """Take note of the gradient as it stands in the leaves, after each half."""
+        self._noted.append(self._gradient())
 
-    def read(self) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
-        """Energy of the whole batch's gradient in the leaves and its noise, shape M each; no noise from one sample."""
-        whole = self._gradient()
+    def read(self) -> Reading:
+        """Energy of the whole batch's gradient and its noise; no noise from one sample."""
+        first, whole = self._noted[0], self._noted[-1]
         energy = self._energy(whole)
-        if not self._first or self._share == 1.0:
-            return energy, None
+        if len(self._noted) == 1:
+            return Reading(energy, None)
         a = self._share
-        apart = {name: self._first[name] / a - (whole[name] - self._first[name]) / (1.0 - a) for name in whole}
-        return energy, a * (1.0 - a) * self._energy(apart)
+        apart = {name: first[name] / a - (whole[name] - first[name]) / (1.0 - a) for name in whole}
+        return Reading(energy, a * (1.0 - a) * self._energy(apart))
 
     def _gradient(self) -> dict[str, Tensor]:
         return {name: leaf.grad.clone() for name, leaf in self._part.items() if leaf.grad is not None}

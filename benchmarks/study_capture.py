@@ -36,8 +36,10 @@ def measure(run: Path, samples: int) -> list[dict[str, Any]]:
     index = index[np.argsort(learner.train.label[index], kind="stable")]
     rows: list[dict[str, Any]] = []
     for basis, adapters in ((config.learning.basis, kept), ("energy", energy_ordered(kept, first_server(kept))[0])):
-        told = learner.engine.train(adapters, learner.train, [index], rates_at(config.learning, 0, 1))
-        if told.noise is None:
+        told = learner.engine.train(
+            adapters, learner.train, [index], rates_at(config.learning, 0, 1), measure=True
+        ).reading
+        if told is None or told.noise is None:
             raise SystemExit("--samples must be at least 2")
         gross, net = np.cumsum(told.energy), np.cumsum(told.energy - told.noise)
         for m in range(len(gross)):

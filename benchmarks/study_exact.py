@@ -3,8 +3,8 @@
     python -m benchmarks.study_exact --instances 100 --devices 2-8 --modules 1-4 [--time-limit 60] [--out FILE]
 
 Instance i has seed i, K and M drawn from the given ranges, and the loads of `benchmarks.instances` in turn. Rows go to
-the CSV one by one; instances that it already holds (same seed, K, M and load) are not solved again. Times are those
-of one call on this machine, the shortest of `--repeats` for A and B. One thread is used.
+the CSV one by one; instances that it already holds (same seed, K, M and load) are not solved again. Times are processor
+seconds of one thread for one call on this machine, the shortest of `--repeats` for A and B.
 """
 
 import argparse
@@ -39,9 +39,9 @@ def timed(policy: Policy, problem: Problem, repeats: int) -> tuple[Decision, flo
     """A decision and the shortest time of some calls [s]."""
     times: list[float] = []
     for _ in range(repeats):
-        began = time.perf_counter()
+        began = time.process_time()
         decision = policy(problem)
-        times.append(time.perf_counter() - began)
+        times.append(time.process_time() - began)
     return decision, min(times)
 
 

@@ -25,7 +25,8 @@ from airtune.types import AirtuneError
 def round_row(t: int, **fields: Any) -> dict[str, Any]:
     row: dict[str, Any] = {
         "t": t, "scheduled": 2, "delivered": 1, "energy_compute_j": 3.0, "energy_transmit_j": 1.0, "tokens": 10.0,
-        "loss": 0.5, "accuracy": None, "objective": 9.9, "upper_bound": 10.0, "status": "ok", "phi": 1.0,
+        "loss": 0.5, "accuracy": None, "objective": 9.9, "upper_bound": 10.0,
+        "certificate": 0.01, "price": 1e-6, "status": "ok", "phi": 1.0, "delta": [0.4, 0.2, 0.0], "noise_sq": 0.1,
         "phi_tight": 0.5, "bound": 0.9, "bound_tight": 0.8, "bound_kind": "estimated",
         "queue_mean_j": 0.0, "queue_max_j": 0.0, "spent_j": 4.0 * (t + 1),
         "max_overspend_ratio": 0.8, "modules": [1, 0, 2],
@@ -38,6 +39,7 @@ def device_row(t: int, device: int, **fields: Any) -> dict[str, Any]:
         "t": t, "device": device, "kind": "sensor" if device == 0 else "vehicle", "gain": 1e-10, "module": device,
         "power_w": 0.1, "bandwidth_hz": 1e5, "success_probability": 0.9, "delivered": device == 2,
         "energy_compute_j": 1.0, "energy_transmit_j": 0.5, "tokens": 5.0, "queue_j": float(t), "spent_j": 1.5,
+        "gamma_sq": 1.0,
     }  # fmt: skip
     return row | fields
 

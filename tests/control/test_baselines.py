@@ -8,6 +8,7 @@ from airtune.control.alternating import AlternatingPolicy
 from airtune.control.baselines import TraditionalPolicy, UnlimitedPolicy, load_policy, policy_of
 from airtune.control.digest import DigestPolicy
 from airtune.control.evaluation import energy_j, validate_decision
+from airtune.control.joint import JointPolicy
 from airtune.types import AirtuneError, Policy
 
 
@@ -84,7 +85,8 @@ def test_modules_and_phases_that_do_not_exist(make_problem):
 
 
 def test_policy_of():
-    assert isinstance(policy_of(PolicyConfig(), 5, 0), AlternatingPolicy)
+    assert policy_of(PolicyConfig(), 5, 0) == JointPolicy()
+    assert policy_of(PolicyConfig(name="alternating"), 5, 0) == AlternatingPolicy()
     assert policy_of(PolicyConfig(name="unlimited", module=2), 5, 0) == UnlimitedPolicy(2)
     assert policy_of(PolicyConfig(name="digest"), 5, 0) == DigestPolicy()
     first, second = (policy_of(PolicyConfig(name="traditional"), 5, seed) for seed in (0, 1))

@@ -72,8 +72,8 @@ def test_packed_gradients_are_the_padded_ones(case, kit):
 
 def test_gradients_of_the_padded_layout_are_a_plain_model_s(kit):
     """The bucketed layout itself, against the gradient of the dense weights: ∂L/∂B = (α/R) ∂L/∂W Aᵀ."""
-    case = kit.setup("bert", learning=LearningConfig(packing="bucketed"))
-    adapters = kit.random_adapters(case.family)
+    case = kit.setup("bert", learning=LearningConfig(packing="bucketed"), double=True)
+    adapters = {name: tensor.double() for name, tensor in kit.random_adapters(case.family).items()}
     index = np.arange(12)
     label = torch.from_numpy(case.tokens.label[index])
     part = {name: tensor.clone().requires_grad_() for name, tensor in adapters.items()}

@@ -84,13 +84,17 @@ class ExactPolicy:
 
     def _read(self, problem: Problem, model: Any, options: list[Option], taken: list[Taken], scale: float) -> Decision:
         state = model.getStatus()
-        if state not in ("optimal", "gaplimit", "timelimit") or model.getNSols() == 0:
-            raise AirtuneError(f"exact: SCIP ended with status {state} and no solution; raise time_limit_s")
+        found = model.getNSols() > 0  # else nothing but everybody idle is known
+        if state not in ("optimal", "gaplimit", "timelimit") or not (found or state == "timelimit"):
+            raise AirtuneError(f"exact: SCIP ended with status {state} and no solution")
         devices = len(problem.gain)
+        alone = np.zeros(devices)  # the bound of a search that ended before its first relaxation
+        for option in options:
+            alone[option.device] = max(alone[option.device], (option.reward - option.fixed) / scale)
         module, share = np.zeros(devices, np.int64), np.zeros(devices)
         power = np.zeros(devices)
         for option, each in zip(options, taken, strict=True):
-            if model.getVal(each.on) > 0.5:
+            if found and model.getVal(each.on) > 0.5:
                 module[option.device], share[option.device] = option.module, model.getVal(each.part)
         share = share / max(float(share.sum()), 1e-300)
         for option in options:
@@ -102,7 +106,7 @@ class ExactPolicy:
             module,
             power,
             share * problem.bandwidth_hz,
-            upper_bound=scale * (float(model.getDualbound()) + _NEGLIGIBLE * devices),
+            upper_bound=scale * (min(float(model.getDualbound()), float(alone.sum())) + _NEGLIGIBLE * devices),
             iterations=int(model.getNTotalNodes()),
             status="time limit" if state == "timelimit" else "optimal",
         )

@@ -1,6 +1,5 @@
 """Solver B: module, power and bandwidth of all devices jointly, with a proof of how good the decision is, §6."""
 
-import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -10,7 +9,6 @@ from airtune.control.alternating import AlternatingPolicy
 from airtune.control.branching import close_gap, new_tree, worth_keeping
 from airtune.control.curve import Options
 from airtune.control.dual import HIGH, LOW, free_limits, minimise_dual, new_demand
-from airtune.control.evaluation import make_decision
 from airtune.control.options import of_devices, options_of, subset
 from airtune.control.sharing import Incumbent, new_incumbent, recover, settled
 from airtune.physics.link import OutageLink
@@ -42,12 +40,19 @@ class JointPolicy:
         options, bound, nodes, price = found, 0.0, 0, 0.0
         if len(found.reward):
             options, bound, nodes, price = self._solve(found, problem, best)
-        module, power = settled(options, best)
-        decision = make_decision(problem, module, power, best.band_hz, iterations=nodes)
-        bound = max(bound, decision.objective)
-        closed = bound - decision.objective <= 1.01 * self.tolerance * bound
-        status = "ok" if closed else "nodes_max"
-        return dataclasses.replace(decision, upper_bound=bound, price=price, status=status)
+        module, power, success, objective = settled(options, best)
+        bound = max(bound, objective)
+        return Decision(
+            module=module,
+            power_w=power,
+            bandwidth_hz=best.band_hz,
+            success_probability=success,
+            objective=objective,
+            upper_bound=bound,
+            price=price,
+            iterations=nodes,
+            status="ok" if bound - objective <= 1.01 * self.tolerance * bound else "nodes_max",
+        )
 
     def _solve(self, options: Options, problem: Problem, best: Incumbent) -> tuple[Options, float, int, float]:
         """Improve the incumbent; the options that it refers to, a proven upper bound [J²], the nodes used and λ."""

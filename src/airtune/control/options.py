@@ -119,42 +119,45 @@ def shape(options: Options, i: int) -> None:
 
 @compiled
 def gather(
-    able: NDArray[np.bool_],
-    reward: Floats,
+    feasible: NDArray[np.bool_],
+    utility: Floats,
     payload_bit: Floats,
     uplink_s: Floats,
     compute_j: Floats,
     cap_w: Floats,
-    noise_per_gain: Floats,
+    gain: Floats,
     queue_j: Floats,
     pa_efficiency: Floats,
     circuit_power_w: Floats,
+    tradeoff_v: float,
+    noise_w_per_hz: float,
     band_hz: float,
     options: Options,
 ) -> int:
     """Write the options that are worth something with the whole band to themselves; returns their number."""
     n = 0
-    for k in range(able.shape[0]):
+    for k in range(feasible.shape[0]):
         options.first[k] = n
-        for m in range(able.shape[1]):
-            if not able[k, m]:
+        for m in range(feasible.shape[1]):
+            uplink, cap = uplink_s[k, m], min(cap_w[k, m], _HUGE)
+            if not (feasible[k, m] and utility[k, m] > 0.0 and uplink > 0.0 and cap > 0.0 and gain[k] > 0.0):
                 continue
-            a_reward, uplink, cap = reward[k, m], uplink_s[k, m], min(cap_w[k, m], _HUGE)
+            reward = min(tradeoff_v * utility[k, m], _HUGE)
             nats = min(max(math.log(2.0) * payload_bit[k, m] / uplink, _TINY), _HUGE)
-            scale = min(max(noise_per_gain[k] * nats, _TINY), _HUGE)
+            scale = min(max(noise_w_per_hz / gain[k] * nats, _TINY), _HUGE)
             cost = queue_j[k] * uplink / pa_efficiency[k]
             fixed = queue_j[k] * (compute_j[k, m] + circuit_power_w[k] * uplink)
-            kappa, ratio = max(scale / cap, _TINY), cost * scale / a_reward
-            if not (kappa < X_MAX and nats / band_hz < X_MAX and ratio < 4.0 * HALF * HALF and fixed < a_reward):
+            kappa, ratio = max(scale / cap, _TINY), cost * scale / reward
+            if not (kappa < X_MAX and nats / band_hz < X_MAX and ratio < 4.0 * HALF * HALF and fixed < reward):
                 continue
-            options.module[n], options.reward[n], options.fixed[n] = m + 1, a_reward, fixed
+            options.module[n], options.reward[n], options.fixed[n] = m + 1, reward, fixed
             options.nats_hz[n], options.scale_w[n], options.cap_w[n] = nats, scale, cap
             options.cost_per_w[n], options.ratio[n], options.kappa[n] = cost, ratio, kappa
-            options.log_scale[n] = math.log(a_reward) - math.log(nats)
+            options.log_scale[n] = math.log(reward) - math.log(nats)
             shape(options, n)
             if options.x_top[n] > 0.0 and value_at(options, n, nats / band_hz) > 0.0:
                 n += 1
-    options.first[able.shape[0]] = n
+    options.first[feasible.shape[0]] = n
     return n
 
 
@@ -165,25 +168,22 @@ def options_of(problem: Problem, link: OutageLink) -> Options:
         problem: the round.
         link: its link.
     """
-    able = problem.feasible & (problem.utility > 0) & (problem.uplink_s > 0) & (problem.power_max_w > 0)
-    able &= (problem.gain > 0)[:, None]
-    size = able.size
-    empty = [np.empty(size) for _ in Options._fields[2:]]
-    space = Options(np.empty(len(able) + 1, np.int64), np.empty(size, np.int64), *empty)
-    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-        noise_per_gain = link.snr_gap * link.noise_w_per_hz / problem.gain
-        reward = np.minimum(problem.tradeoff_v * problem.utility, _HUGE)
+    devices, modules = problem.utility.shape
+    empty = np.empty((len(Options._fields) - 2, devices * modules))
+    space = Options(np.empty(devices + 1, np.int64), np.empty(devices * modules, np.int64), *empty)
     found = gather(
-        able,
-        reward,
+        problem.feasible,
+        problem.utility,
         problem.payload_bit,
         problem.uplink_s,
         problem.compute_j,
         problem.power_max_w,
-        noise_per_gain,
+        problem.gain,
         problem.queue_j,
         problem.pa_efficiency,
         problem.circuit_power_w,
+        problem.tradeoff_v,
+        link.snr_gap * link.noise_w_per_hz,
         problem.bandwidth_hz,
         space,
     )

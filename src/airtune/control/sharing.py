@@ -175,12 +175,15 @@ def _settle(options: Options, pick: Ints, band_hz: float, total: float, band: Fl
 
 
 @compiled
-def settled(options: Options, best: Incumbent) -> tuple[Ints, Floats]:
-    """Module (0 idle, else 1…M) and power [W] of each device of the incumbent."""
-    module, power = np.zeros(len(best.pick), np.int64), np.zeros(len(best.pick))
-    for k in range(len(best.pick)):
+def settled(options: Options, best: Incumbent) -> tuple[Ints, Floats, Floats, float]:
+    """Module (0 idle, else 1…M), power [W] and success probability of each device of the incumbent, and (P1) [J²]."""
+    devices = len(best.pick)
+    module, power, success, objective = np.zeros(devices, np.int64), np.zeros(devices), np.zeros(devices), 0.0
+    for k in range(devices):
         i = best.pick[k]
         if i >= 0:
-            module[k] = options.module[i]
-            power[k] = power_at(options, i, options.nats_hz[i] / best.band_hz[k])
-    return module, power
+            x = options.nats_hz[i] / best.band_hz[k]
+            module[k], power[k] = options.module[i], power_at(options, i, x)
+            success[k] = math.exp(-options.scale_w[i] * math.expm1(x) / x / power[k])
+            objective += options.reward[i] * success[k] - options.cost_per_w[i] * power[k] - options.fixed[i]
+    return module, power, success, objective

@@ -198,21 +198,36 @@ def _energy_bars(axes: Axes, policies: Mapping[str, Sequence[Run]]) -> None:
 
 
 def _module_bars(axes: Axes, policies: Mapping[str, Sequence[Run]]) -> None:
-    """Share of the device-rounds of each policy that delivered module m, were lost, or were idle."""
+    """Share of the device-rounds of each policy that delivered module m, were lost, or were idle.
+
+    Where rows of devices were not kept, the modules chosen take the place of those delivered.
+    """
     size = max(len(run.summary["module_histogram"]) for runs in policies.values() for run in runs)
-    colours = module_colours(size)
+    kept = all(RunFolder.open(run.path).read_devices() for runs in policies.values() for run in runs)
+    labels = [*(str(m) for m in range(1, size)), *(["lost"] if kept else []), "idle"]
+    colours = [*module_colours(size)[1:], *([COLOURS[1]] if kept else []), IDLE]
     for y, runs in enumerate(policies.values()):
-        rows = [row for run in runs for row in RunFolder.open(run.path).read_devices()]
-        counts = [sum(row["module"] == m and bool(row["delivered"]) for row in rows) for m in range(1, size)]
-        idle = sum(row["module"] == 0 for row in rows)
-        parts = [*counts, len(rows) - idle - sum(counts), idle]
-        labels = [*(str(m) for m in range(1, size)), "lost", "idle"]
+        parts = _fates(runs, size) if kept else _choices(runs, size)
         left = 0.0
-        for count, label, colour in zip(parts, labels, [*colours[1:], COLOURS[1], IDLE], strict=True):
-            share = count / max(len(rows), 1)
+        for count, label, colour in zip(parts, labels, colours, strict=True):
+            share = count / max(sum(parts), 1)
             axes.barh(y, share, height=0.55, left=left, color=colour, label=label if y == 0 else None)
             left += share
     name_bars(axes, list(policies))
     axes.set(xlabel="Share of device-rounds", xlim=(0, 1))
     percent_axis(axes, "x")
-    heading(axes, "Modules delivered", size + 1)
+    heading(axes, "Modules delivered" if kept else "Modules chosen", size + 1)
+
+
+def _fates(runs: Sequence[Run], size: int) -> list[int]:
+    """Device-rounds that delivered each module, were lost, and were idle."""
+    rows = [row for run in runs for row in RunFolder.open(run.path).read_devices()]
+    counts = [sum(row["module"] == m and bool(row["delivered"]) for row in rows) for m in range(1, size)]
+    idle = sum(row["module"] == 0 for row in rows)
+    return [*counts, len(rows) - idle - sum(counts), idle]
+
+
+def _choices(runs: Sequence[Run], size: int) -> list[int]:
+    """Device-rounds on each module, and idle ones."""
+    counts = [sum(int(row["modules"][m]) for run in runs for row in run.rounds) for m in range(size)]
+    return [*counts[1:], counts[0]]

@@ -9,7 +9,6 @@ minutes, is in `benchmarks.study_exact`.
 
 import argparse
 import csv
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,22 +18,12 @@ from numpy.typing import NDArray
 
 from airtune.control.alternating import AlternatingPolicy
 from airtune.control.joint import JointPolicy
-from airtune.types import Decision, Policy, Problem
-from benchmarks.instances import LOADS, draw
+from airtune.types import Decision
+from benchmarks.instances import LOADS, draw, timed
 
 PICTURE = Path("docs/pictures/solver.png")
 SIZES = (100, 300, 1_000, 3_000, 10_000, 30_000, 100_000)
 Row = dict[str, float]
-
-
-def timed(policy: Policy, problem: Problem, repeats: int) -> tuple[Decision, float]:
-    """A decision and the shortest processor time of some calls [s]."""
-    times: list[float] = []
-    for _ in range(repeats):
-        began = time.process_time()
-        decision = policy(problem)
-        times.append(time.process_time() - began)
-    return decision, min(times)
 
 
 def certificate(decision: Decision) -> float:

@@ -9,7 +9,6 @@ seconds of one thread for one call on this machine, the shortest of `--repeats` 
 
 import argparse
 import csv
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,8 +17,7 @@ import numpy as np
 from airtune.control.alternating import AlternatingPolicy
 from airtune.control.exact import ExactPolicy
 from airtune.control.joint import JointPolicy
-from airtune.types import Decision, Policy, Problem
-from benchmarks.instances import LOADS, draw
+from benchmarks.instances import LOADS, draw, timed
 
 OUT = Path("experiments/results/exact/gaps.csv")
 COLUMNS = (
@@ -33,16 +31,6 @@ def span(text: str) -> tuple[int, int]:
     """A range, written 8 or 2-8."""
     low, _, high = text.partition("-")
     return int(low), int(high or low)
-
-
-def timed(policy: Policy, problem: Problem, repeats: int) -> tuple[Decision, float]:
-    """A decision and the shortest time of some calls [s]."""
-    times: list[float] = []
-    for _ in range(repeats):
-        began = time.process_time()
-        decision = policy(problem)
-        times.append(time.process_time() - began)
-    return decision, min(times)
 
 
 def solved(seed: int, devices: int, modules: int, load: float, limit_s: float, repeats: int) -> Row:

@@ -17,7 +17,7 @@ help:
 	@echo "make demo      the online algorithm against traditional federated fine-tuning on real reviews; results in runs/demo"
 	@echo "make test      tests and doctests"
 	@echo "make check     ruff, pyright, import layers, equations"
-	@echo "make bench     every benchmark in turn"
+	@echo "make bench     every benchmark in turn, SCIP, rates and bounds on part of their instances"
 	@echo "make clean     remove caches and builds (runs/ and $(VENV) stay)"
 
 install: $(STAMP)
@@ -44,6 +44,9 @@ bench: install
 		test -e "$$file" || { echo "no benchmarks/bench_*.py"; exit 1; }; \
 		module=$${file%.py}; echo "== $$file"; $(BIN)/python -m "benchmarks.$${module#benchmarks/}"; \
 	done
+	$(BIN)/python -m benchmarks.study_exact --instances 30 --out runs/bench/gaps.csv
+	$(BIN)/python -m benchmarks.study_rates --seeds 1 --out runs/bench/rates
+	$(BIN)/airtune verify --instances 2000
 
 clean:
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache .grimp_cache

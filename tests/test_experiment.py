@@ -600,3 +600,15 @@ def test_an_occupied_folder_is_refused_before_anything_is_loaded(tiny_config, tm
     with pytest.raises(AirtuneError, match="is not empty"):
         run(tiny_config(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_resume_refuses_an_edited_configuration(tiny_config, tmp_path, monkeypatch):
+    """Rounds 0–1 under one schedule and the rest under another would be a run that nobody configured."""
+    begun(tiny_config, tmp_path / "run", monkeypatch, rounds=4)
+    file = tmp_path / "run/config.toml"
+    text = file.read_text()
+    file.write_text(text.replace("rounds = 4", "rounds = 3"))
+    with pytest.raises(AirtuneError, match=r"config\.toml was changed since the run began; undo it or run anew"):
+        resume(tmp_path / "run")
+    file.write_text(text)
+    assert resume(tmp_path / "run")["rounds"] == 4

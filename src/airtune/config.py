@@ -123,25 +123,25 @@ class PartitionConfig:
 class WorldConfig:
     """The analytic radio world."""
 
-    cell_radius_m: Positive = 500.0
+    cell_radius_m: Annotated[float, Field(gt=0, le=1e6)] = 500.0
     min_distance_m: Positive = 35.0
     """Closest a device may be to the base station [m]."""
     bandwidth_hz: Annotated[float, Field(ge=1e3, le=1e10)] = 1e6
     """Uplink band B [Hz]."""
-    deadline_s: Positive = 10.0
+    deadline_s: Annotated[float, Field(gt=0, le=1e9)] = 10.0
     """Round deadline τ [s]."""
     noise_dbm_per_hz: Annotated[float, Field(ge=-200, le=-100)] = -174.0
     """Thermal noise density [dBm/Hz]."""
-    noise_figure_db: NonNegative = 5.0
-    interference_margin_db: NonNegative = 3.0
-    snr_gap_db: NonNegative = 3.0
+    noise_figure_db: Annotated[float, Field(ge=0, le=200)] = 5.0
+    interference_margin_db: Annotated[float, Field(ge=0, le=200)] = 3.0
+    snr_gap_db: Annotated[float, Field(ge=0, le=200)] = 3.0
     """Γ_g [dB], the distance of a practical code from capacity."""
     link: Literal["outage", "waterfall"] = "outage"
     """outage: rate fixed by payload and time, (5); waterfall: PER = 1 − exp(−m N0 b / (p g)) at a feasible rate."""
     waterfall_m_linear: Positive = 1.0
     """Waterfall threshold m of the waterfall link, linear (not dB)."""
     bs_power_dbm: Annotated[float, Field(ge=-30, le=80)] = 46.0
-    shadowing_std_db: NonNegative = 8.0
+    shadowing_std_db: Annotated[float, Field(ge=0, le=100)] = 8.0
     shadowing_correlation: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Correlation of the shadowing of one device between rounds (first-order)."""
     availability: Fraction = 1.0

@@ -1,6 +1,8 @@
 """Run, resume and compare: the loops around `round.step`, and what they write."""
 
 import dataclasses
+import hashlib
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -72,6 +74,10 @@ def resume(path: Path, policy: Policy | None = None, *, prefix: str = "") -> dic
         experiment = build(config, policy)
         same_surroundings(folder, environment(experiment, policy))
         checkpoint = folder.load_checkpoint()
+        if checkpoint is not None and checkpoint[1].get("config") != _digest(config):
+            raise AirtuneError(
+                f"run folder {path}: config.toml was changed after the run began; undo it or start a new run"
+            )
         state = experiment.start if checkpoint is None else _from_checkpoint(*checkpoint)
         folder.truncate_to(state.t)
         return _drive(experiment, folder, state, prefix, clock)
@@ -141,7 +147,7 @@ def _drive(
                 "elapsed_s": clock(),
             }
             folder.append_round(row, _device_rows(experiment, state, record), timing)
-            folder.save_checkpoint(*_to_checkpoint(state))
+            folder.save_checkpoint(*_to_checkpoint(state, _digest(config)))
             display.update(row)
             began = time.perf_counter()
     return _finish(experiment, folder, state, budget_j, clock)
@@ -248,7 +254,13 @@ def _device_rows(experiment: Experiment, state: State, record: Record) -> Iterat
 _ESTIMATES = dataclasses.fields(Estimates)
 
 
-def _to_checkpoint(state: State) -> tuple[dict[str, Any], dict[str, Any]]:
+def _digest(config: RunConfig) -> str:
+    """SHA-256 of the configuration, wherever run, data and model lie (the files themselves are checked apart)."""
+    placeless = dataclasses.replace(config, data_dir=None, model=dataclasses.replace(config.model, name="-"))
+    return hashlib.sha256(json.dumps(_comparable(placeless), sort_keys=True).encode()).hexdigest()
+
+
+def _to_checkpoint(state: State, config_digest: str) -> tuple[dict[str, Any], dict[str, Any]]:
     tensors: dict[str, Any] = {f"adapters/{name}": tensor for name, tensor in state.adapters.items()}
     tensors |= {f"momentum/{name}": tensor for name, tensor in state.server.momentum.items()}
     tensors |= {f"square/{name}": tensor for name, tensor in state.server.square.items()}
@@ -256,7 +268,7 @@ def _to_checkpoint(state: State) -> tuple[dict[str, Any], dict[str, Any]]:
     tensors |= {"queue_j": state.memory.queue_j, "spent_j": state.memory.spent_j}
     tensors |= {f"estimates/{field.name}": getattr(state.memory.estimates, field.name) for field in _ESTIMATES}
     memory = {"bound": state.memory.bound, "bound_tight": state.memory.bound_tight, "price": state.memory.price}
-    return tensors, {"t": state.t, **memory, "server_steps": state.server.steps}
+    return tensors, {"t": state.t, **memory, "server_steps": state.server.steps, "config": config_digest}
 
 
 def _from_checkpoint(tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> State:

@@ -171,7 +171,10 @@ def _under(base: RunConfig, policy: str) -> RunConfig:
     values["policy"] |= {"name": name, "file": base.policy.file if name == "file" else None}
     if colon:
         values["policy"]["module"] = module
-    return load(values, "--policies")
+    config = load(values, "--policies")
+    if config.policy.module is not None and config.policy.module > len(config.modules.ranks):
+        raise AirtuneError(f"--policies: {policy}: the family has modules 1 to {len(config.modules.ranks)}")
+    return config
 
 
 def _hints() -> dict[str, Any]:

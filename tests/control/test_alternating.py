@@ -6,8 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airtune.control.alternating import AlternatingPolicy, evaluated, sweep
+from airtune.control.bandwidth import allocate_bandwidth
 from airtune.control.evaluation import validate_decision
 from airtune.control.starts import Offers, starts, switched
+from airtune.physics.link import OutageLink
 from airtune.types import Policy
 
 SOLVE = AlternatingPolicy()
@@ -130,3 +132,29 @@ def test_extremes_never_warn_and_stay_allowed(
     decision = SOLVE(problem)
     validate_decision(problem, decision)
     assert np.isfinite(decision.objective) and decision.objective >= 0.0
+
+
+@pytest.mark.parametrize("devices", [2, 5, 50])
+def test_equal_devices_never_overdraw_the_band(make_problem, devices):
+    """Copies of one device whose least useful share is all of the band: one of them gets it."""
+    problem = make_problem(devices, 1, 0)
+    copies = {
+        "gain": np.full(devices, 1e-13),
+        "queue_j": np.full(devices, 0.5),
+        "utility": np.full((devices, 1), 0.3),
+        "payload_bit": np.full((devices, 1), 1e6),
+        "uplink_s": np.full((devices, 1), 8.0),
+        "compute_j": np.full((devices, 1), 0.4),
+        "power_max_w": np.full((devices, 1), 0.01),
+        "feasible": np.ones((devices, 1), bool),
+        "link": OutageLink(4e-21, 2.0),
+    }
+    problem = replace(problem, tradeoff_v=20.0, bandwidth_hz=5e4, **copies)
+    decision = AlternatingPolicy()(problem)
+    validate_decision(problem, decision)
+    assert (decision.module > 0).sum() == 1
+    assert decision.objective == pytest.approx(0.21719, rel=1e-4)  # 6·e^{−c/p} − 0.5·(0.4 + 8·(0.01/0.35 + 0.1))
+    shared = allocate_bandwidth(problem, (np.arange(devices) == 1).astype(np.int64), np.full(devices, 0.01))
+    assert shared.bandwidth_hz.tolist() == [
+        5e4 * (k == 1) for k in range(devices)
+    ]  # all or nothing below the inflection

@@ -110,7 +110,7 @@ def dual_at(options: Options, limits: Limits, band_hz: float, log_price: float, 
         total += wanted
         size += abs(best)
         if taken >= 0:
-            size += options.fixed[taken]
+            size += options.fixed[taken] + options.reward[taken]
     demand.log_price[LATEST], demand.total_hz[LATEST] = log_price, total
     demand.dual[LATEST] = dual + _ROUNDING * size
     return total

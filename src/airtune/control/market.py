@@ -76,7 +76,23 @@ class Market:
         rows = np.arange(len(fits))
         rows = np.where(value[len(fits) :] > value[: len(fits)], rows + len(fits), rows)
         gains = value[rows] > 0
-        return np.where(gains[:, None], band[rows], 0.0), np.where(gains, price[rows], 0.0)
+        band, price = np.where(gains[:, None], band[rows], 0.0), np.where(gains, price[rows], 0.0)
+        return self._or_alone(band, price, np.maximum(value[rows], 0.0))
+
+    def _or_alone(self, band: Array, price: Array, value: Array) -> tuple[Array, Array]:
+        """All of the band to one device where that is worth more: below its inflection it buys all or none."""
+        able = self.sends & (self.reward > 0) & (self.nats_hz > 0)
+        x = np.clip(np.where(able, self.nats_hz, 1.0) / self.band_hz, 1e-12, _KAPPA_MAX)
+        loss = np.minimum(np.where(able, self.kappa, 0.0) * np.expm1(x) / x, 700.0)
+        worth = np.where(
+            able & (self.nats_hz < _KAPPA_MAX * self.band_hz), self.reward * np.exp(-loss) - self.fixed, -np.inf
+        )
+        best = worth.argmax(axis=-1)
+        rows = np.arange(len(band))
+        takes = worth[rows, best] > np.maximum(value, 0.0) * (1.0 + 1e-12)
+        alone = np.zeros_like(band)
+        alone[rows, best] = self.band_hz
+        return np.where(takes[:, None], alone, band), np.where(takes, 0.0, price)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

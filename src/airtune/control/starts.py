@@ -93,6 +93,10 @@ class Offers:
             return 0.0
         per_hz = np.where(self.value > 0, self.value, 0.0) / np.where(self.bandwidth_hz > 0, self.bandwidth_hz, 1.0)
         high = float(per_hz.max())
+        while (
+            self.take(np.array([high]))[1].sum() > band_hz
+        ):  # equal devices may all buy at their own price, by rounding
+            high *= 1.0 + 1e-9
         low = high * 1e-9
         for _ in range(steps):
             middle = float(np.sqrt(low * high))
@@ -116,6 +120,9 @@ def starts(problem: Problem, offers: Offers) -> tuple[Floats, NDArray[np.bool_]]
     module, taken = offers.take(np.array([offers.clearing_price(problem.bandwidth_hz)]))
     priced = rows & (module[0][:, None] == np.arange(1, rows.shape[1] + 1))
     bandwidth = np.concatenate([ladder, proportional, taken])
+    bandwidth = bandwidth * np.minimum(
+        problem.bandwidth_hz / np.maximum(bandwidth.sum(axis=-1, keepdims=True), 1e-300), 1.0
+    )
     free = np.broadcast_to(rows, (len(ladder), *rows.shape))
     return bandwidth, np.concatenate([free, np.stack([*only, priced])])
 

@@ -75,9 +75,7 @@ def resume(path: Path, policy: Policy | None = None, *, prefix: str = "") -> dic
         same_surroundings(folder, environment(experiment, policy))
         checkpoint = folder.load_checkpoint()
         if checkpoint is not None and checkpoint[1].get("config") != _digest(config):
-            raise AirtuneError(
-                f"run folder {path}: config.toml was changed after the run began; undo it or start a new run"
-            )
+            raise AirtuneError(f"run folder {path}: config.toml was changed since the run began; undo it or run anew")
         state = experiment.start if checkpoint is None else _from_checkpoint(*checkpoint)
         folder.truncate_to(state.t)
         return _drive(experiment, folder, state, prefix, clock)

@@ -15,7 +15,7 @@ from airtune.record import RunFolder
 from airtune.settings import label_of
 from airtune.types import AirtuneError, Policy
 
-PACKAGES = ("airtune", "torch", "transformers", "peft", "numpy", "scipy", "safetensors")
+PACKAGES = ("airtune", "torch", "transformers", "peft", "numpy", "scipy", "numba", "safetensors")
 CODE = ("airtune", "torch", "transformers", "numpy")
 """Packages whose change a resumed run warns about."""
 

@@ -77,10 +77,10 @@ class Market:
         rows = np.where(value[len(fits) :] > value[: len(fits)], rows + len(fits), rows)
         gains = value[rows] > 0
         band, price = np.where(gains[:, None], band[rows], 0.0), np.where(gains, price[rows], 0.0)
-        return self._or_alone(band, price, np.maximum(value[rows], 0.0))
+        return self._or_alone(band, price)
 
-    def _or_alone(self, band: Array, price: Array, value: Array) -> tuple[Array, Array]:
-        """All of the band to one device where that is worth more: below its inflection it buys all or none."""
+    def _or_alone(self, band: Array, price: Array) -> tuple[Array, Array]:
+        """Where nobody buys, all of the band to the one that gains by it: below its inflection it is all or none."""
         able = self.sends & (self.reward > 0) & (self.nats_hz > 0)
         x = np.clip(np.where(able, self.nats_hz, 1.0) / self.band_hz, 1e-12, _KAPPA_MAX)
         loss = np.minimum(np.where(able, self.kappa, 0.0) * np.expm1(x) / x, 700.0)
@@ -89,7 +89,7 @@ class Market:
         )
         best = worth.argmax(axis=-1)
         rows = np.arange(len(band))
-        takes = worth[rows, best] > np.maximum(value, 0.0) * (1.0 + 1e-12)
+        takes = (worth[rows, best] > 0) & ~(band > 0).any(axis=-1)
         alone = np.zeros_like(band)
         alone[rows, best] = self.band_hz
         return np.where(takes[:, None], alone, band), np.where(takes, 0.0, price)

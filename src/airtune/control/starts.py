@@ -120,9 +120,9 @@ def starts(problem: Problem, offers: Offers) -> tuple[Floats, NDArray[np.bool_]]
     module, taken = offers.take(np.array([offers.clearing_price(problem.bandwidth_hz)]))
     priced = rows & (module[0][:, None] == np.arange(1, rows.shape[1] + 1))
     bandwidth = np.concatenate([ladder, proportional, taken])
-    bandwidth = bandwidth * np.minimum(
-        problem.bandwidth_hz / np.maximum(bandwidth.sum(axis=-1, keepdims=True), 1e-300), 1.0
-    )
+    total = bandwidth.sum(axis=-1, keepdims=True)
+    over = total > problem.bandwidth_hz * (1.0 + 1e-9)
+    bandwidth = np.where(over, bandwidth * (problem.bandwidth_hz / np.where(over, total, 1.0)), bandwidth)
     free = np.broadcast_to(rows, (len(ladder), *rows.shape))
     return bandwidth, np.concatenate([free, np.stack([*only, priced])])
 

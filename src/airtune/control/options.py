@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from airtune.control.compiled import compiled
 from airtune.control.curve import HALF, X_MAX, Options, capped_slope, free_slope, growth, slope_factor, value_at
+from airtune.control.market import inflection
 from airtune.physics.link import OutageLink
 from airtune.types import Problem
 
@@ -28,9 +29,7 @@ def _tables() -> tuple[Floats, Floats]:
     x = np.geomspace(1e-4, 60.0, 20_000)
     log_h = np.log(np.expm1(x) / x)
     gain = np.interp(np.arange(0.0, _GAIN_MAX + _GAIN_STEP, _GAIN_STEP), log_h, x / log_h)
-    q = np.where(x < 1e-2, x * x * (0.5 + x / 3.0 + x * x / 8.0), x * np.exp(x) - np.expm1(x))
-    log_kappa = 3.0 * np.log(x) + x - 2.0 * np.log(q)
-    bend = np.interp(-np.arange(_BEND_MIN, _BEND_MAX + _BEND_STEP, _BEND_STEP), -log_kappa, np.log(x))
+    bend = np.log(inflection(np.exp(np.arange(_BEND_MIN, _BEND_MAX + _BEND_STEP, _BEND_STEP))))
     return gain, bend
 
 

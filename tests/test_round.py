@@ -10,7 +10,7 @@ from airtune.config import LearningConfig
 from airtune.control.baselines import UnlimitedPolicy
 from airtune.control.evaluation import make_decision
 from airtune.control.problem import Cell, first_memory
-from airtune.learning.aggregate import weighted_sum
+from airtune.learning.methods.means import PlainMethod
 from airtune.learning.server import first_server
 from airtune.physics.link import OutageLink
 from airtune.round import State, System, rounds, step
@@ -35,8 +35,8 @@ class ScriptedFleet:
     reports: bool = False
     asked: list = dataclasses.field(default_factory=list)
 
-    def execute(self, adapters, decision, problem, observation):
-        self.asked.append((adapters, decision, problem, observation))
+    def execute(self, lessons, decision, problem, observation):
+        self.asked.append((lessons(0, 1).start, decision, problem, observation))
         scheduled = decision.module > 0
         delivered = scheduled & ~np.isin(np.arange(K), self.lost)
         updates = (
@@ -71,7 +71,7 @@ def make(fleet, policy=everyone, **learning):
         **{"server_optimizer": "mean", "server_rate": 1.0, "server_momentum": 0.0, "average": 0.0, "final_rate": 1.0}
         | learning
     )
-    system = System(cell, FixedWorld(), policy, fleet, weighted_sum, config)
+    system = System(cell, FixedWorld(), policy, fleet, PlainMethod(), config)
     adapters = {"w": torch.zeros(2)}
     return system, State(0, adapters, first_server(adapters), first_memory(cell, 0.0))
 

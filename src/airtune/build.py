@@ -14,11 +14,11 @@ from airtune.config import LearningConfig, ModelConfig, ModulesConfig, RunConfig
 from airtune.control.baselines import policy_of
 from airtune.control.problem import Cell, first_memory
 from airtune.fleets.simulated import SimulatedFleet
-from airtune.learning.aggregate import renormalised_mean
 from airtune.learning.assets import ModelSource, load_classifier, resolve_model
 from airtune.learning.data import TaskData, TokenSet, load_task, tokenize
 from airtune.learning.engine import Engine
 from airtune.learning.lora import family_of, install
+from airtune.learning.methods.chosen import method_of
 from airtune.learning.partition import partition
 from airtune.learning.server import first_server
 from airtune.learning.workload import modules_of
@@ -28,7 +28,7 @@ from airtune.rng import Stream, generator
 from airtune.round import State, System
 from airtune.theory.constants import prior_constants
 from airtune.theory.estimates import Online
-from airtune.types import AirtuneError, Modules, Policy
+from airtune.types import AirtuneError, FloatK, Modules, Policy
 from airtune.worlds.analytic import AnalyticWorld, radio_of
 
 
@@ -124,12 +124,14 @@ def build(
     fleet = SimulatedFleet(
         shared.engine, shared.train, parts, devices.weight, config.seed, config.rounds, measured=learned
     )
+    method = method_of(config, family)
     radio = radio_of(config.world)
+    world = AnalyticWorld(config.world, devices, config.seed, fleet.token_counts)
     cell = Cell(
         devices=devices,
         modules=shared.modules,
         radio=radio,
-        link=link_of(config.world, radio),
+        link=link_of(config.world, radio, _received_w(config, world, devices.power_max_w)),
         constants=prior_constants(config.constants, shared.modules, samples),
         rounds=config.rounds,
         tradeoff_v=config.policy.v,
@@ -145,14 +147,21 @@ def build(
     )
     system = System(
         cell=cell,
-        world=AnalyticWorld(config.world, devices, config.seed, fleet.token_counts),
-        policy=policy or policy_of(config.policy, config.fleet.devices, config.seed),
+        world=world,
+        policy=policy or policy_of(config.policy, devices, len(shared.modules), config.seed),
         fleet=fleet,
-        aggregate=renormalised_mean,
+        method=method,
         learning=config.learning,
     )
-    adapters = family.initial(config.seed)
-    start = State(0, adapters, first_server(adapters), first_memory(cell, config.policy.queue_start))
+    adapters, kept = method.start(family.initial(config.seed))
+    start = State(0, adapters, first_server(adapters, kept), first_memory(cell, config.policy.queue_start))
     count = min(config.task.eval_samples, len(shared.dev))
     subset = np.sort(generator(config.seed, Stream.EVALUATION).choice(len(shared.dev), count, replace=False))
     return Experiment(config, shared, system, start, subset)
+
+
+def _received_w(config: RunConfig, world: AnalyticWorld, power_max_w: FloatK) -> NDArray[np.float64] | None:
+    """P_k g_k(t) of the whole run [W], rounds × K, where `world.delivery` asks for it."""
+    if config.world.delivery is None:
+        return None
+    return np.array([power_max_w * world.gain(t) for t in range(config.rounds)])

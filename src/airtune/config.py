@@ -20,6 +20,9 @@ Rate = Annotated[float, Field(gt=0, le=1e30)]
 """A learning rate within float32."""
 
 
+MethodName = Literal["nested", "sum", "fedit", "hetlora", "flexlora", "flora", "fedex", "ffa", "fedsa", "rolora"]
+"""Federated LoRA methods, `LearningConfig.method`."""
+
 Horizon = Literal["flat", "bound"]
 """How the rounds of a finite run are weighted, `PolicyConfig.horizon`."""
 
@@ -136,6 +139,9 @@ class WorldConfig:
     interference_margin_db: Annotated[float, Field(ge=0, le=200)] = 3.0
     snr_gap_db: Annotated[float, Field(ge=0, le=200)] = 3.0
     """Γ_g [dB], the distance of a practical code from capacity."""
+    delivery: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Mean delivery of uploads at full power over fleet and run, whatever their size and band, the far losing more;
+    for policies that choose neither power nor band; None: by the link."""
     link: Literal["outage", "waterfall"] = "outage"
     """outage: rate fixed by payload and time, (5); waterfall: PER = 1 − exp(−m N0 b / (p g)) at a feasible rate."""
     waterfall_m_linear: Positive = 1.0
@@ -160,9 +166,9 @@ class WorldConfig:
 class PolicyConfig:
     """The online algorithm or a baseline, and its dials."""
 
-    name: Literal["joint", "alternating", "traditional", "unlimited", "digest", "file"] = "joint"
+    name: Literal["joint", "alternating", "traditional", "capability", "unlimited", "digest", "file"] = "joint"
     """joint: Solver B, each decision with a proven bound, §6; alternating: Solver A, §5; traditional: fixed module,
-    equal bandwidth, full power; unlimited: error-free upper bound; digest: the paper's subproblems taken literally,
+    equal bandwidth, full power; capability: traditional with a larger module the faster the device; unlimited: error-free upper bound; digest: the paper's subproblems taken literally,
     least power for π = 0.9 and most rate for the band; file: your own, from `file`."""
     file: Path | None = None
     """A Python file that defines `policy(problem) -> Decision`."""
@@ -232,17 +238,34 @@ class LearningConfig:
     batch_size: Count = 16
     clip_norm: Positive = 1.0
     """Gradients are scaled down to this norm."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the rates, local and the server's, fall over the rounds."""
+    warmup_rounds: Annotated[int, Field(ge=0)] = 0
+    """First rounds over which the rates rise linearly."""
     final_rate: Annotated[float, Field(gt=0, le=1)] = 0.05
-    """The rates fall to this fraction by the last round (cosine)."""
+    """The rates fall to this fraction by the last round (cosine, linear)."""
+    proximal: NonNegative = 0.0
+    """μ of FedProx: weight of (μ/2)‖θ − θ_t‖² in the local loss."""
     balanced_batches: bool = True
     """Draw every class equally often, as far as a device's samples of it last; a device with fewer than
     local_steps · batch_size samples draws with repeats and unbalanced."""
     prior_correction: bool = True
     """Add the log label frequencies of a device's batches to the logits while training (removes the pull of what
     skew is left)."""
-    server_optimizer: Literal["adam", "block", "mean"] = "adam"
-    """What the server does with the aggregated change: adam is FedAdam, block the same with one step size for each
-    tensor, mean with rate 1 and momentum 0 FedAvg."""
+    method: MethodName = "nested"
+    """How updates become the next adapter, docs/methods.md. nested: mean of each component over those who delivered
+    it; sum: (8). flexlora, flora, fedex and fedsa need server_optimizer mean, server_rate 1, server_momentum 0 and
+    average 0."""
+    lost: Literal["renormalise", "inverse", "carry"] = "renormalise"
+    """What stands in for a lost upload: renormalise: those delivered count for all; inverse: they weigh 1/π, the chance
+    they had, at most `inverse_cap`; carry: the device's last delivered update."""
+    inverse_cap: Annotated[float, Field(ge=1)] = 5.0
+    """Largest 1/π under lost = inverse."""
+    prune_weight: NonNegative = 5e-3
+    """Weight of HetLoRA's penalty on what the next smaller module does without; 0 for none, and no device prunes."""
+    server_optimizer: Literal["adam", "yogi", "block", "mean"] = "adam"
+    """What the server does with the aggregated change: adam is FedAdam, yogi FedYogi, block adam with one step size for
+    each tensor, mean with rate 1 and momentum 0 FedAvg."""
     server_rate: Rate = 4e-3
     """Server step; 1 for plain averaging."""
     server_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
@@ -256,6 +279,20 @@ class LearningConfig:
     """Decay of the running average of the global adapter that is evaluated and exported; 0 for none."""
     packing: Literal["auto", "packed", "bucketed"] = "auto"
     """packed: sequences back to back; bucketed: padded, sorted by length; auto: packed where it is exact."""
+
+    @model_validator(mode="after")
+    def _plain_server(self) -> "LearningConfig":
+        plain = (self.server_optimizer, self.server_rate, self.server_momentum, self.average) == ("mean", 1.0, 0.0, 0.0)
+        if self.method in ("flexlora", "flora", "fedex", "fedsa") and not plain:
+            raise ValueError(
+                f"method {self.method} replaces the adapter: set server_optimizer mean, server_rate 1, server_momentum "
+                "0 and average 0"
+            )
+        if self.method in ("flexlora", "flora", "rolora") and self.lost == "carry":
+            raise ValueError(f"lost carry: an update of an earlier round means nothing to method {self.method}")
+        if self.basis == "energy" and self.method not in ("nested", "sum", "fedit", "hetlora"):
+            raise ValueError(f"basis energy: method {self.method} does not allow another basis; use fixed")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -281,3 +318,12 @@ class RunConfig:
     policy: PolicyConfig = Field(default_factory=PolicyConfig)
     constants: ConstantsConfig = Field(default_factory=ConstantsConfig)
     learning: LearningConfig = Field(default_factory=LearningConfig)
+
+    @model_validator(mode="after")
+    def _given_delivery(self) -> "RunConfig":
+        if self.world.delivery is not None and self.policy.name in ("joint", "alternating", "digest"):
+            raise ValueError(
+                f"world.delivery is for policies that choose neither power nor band (traditional, capability, unlimited), "
+                f"not for {self.policy.name}"
+            )
+        return self

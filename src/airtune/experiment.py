@@ -153,15 +153,20 @@ def _drive(
 
 def _evaluated(experiment: Experiment, state: State) -> float | None:
     """Accuracy of the running average on the dev subset, every `eval_every` rounds and after the last one."""
-    config, learner = experiment.config, experiment.learner
+    config = experiment.config
     if state.t % config.task.eval_every and state.t < config.rounds:
         return None
-    return _accuracy(learner, state, experiment.subset)
+    return _accuracy(experiment, state, experiment.subset)
 
 
-def _accuracy(learner: Learner, state: State, index: NDArray[np.int64]) -> float:
-    """Share of the dev samples `index` that the running average classifies correctly."""
-    scores = learner.engine.logits(state.server.average, learner.dev, index)
+def _accuracy(experiment: Experiment, state: State, index: NDArray[np.int64]) -> float:
+    """Share of the dev samples `index` that the running average classifies correctly.
+
+    Where devices have models of their own, each sample is judged by one of them, in turn.
+    """
+    learner = experiment.learner
+    models = experiment.system.method.models(dict(state.server.average), state.server)
+    scores = _scores(learner, models, index)
     if not np.isfinite(scores).all():
         config = learner.engine.config
         raise AirtuneError(
@@ -171,12 +176,24 @@ def _accuracy(learner: Learner, state: State, index: NDArray[np.int64]) -> float
     return float((scores.argmax(axis=1) == learner.dev.label[index]).mean())
 
 
+def _scores(learner: Learner, models: tuple[Adapters, ...], index: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Class scores of the samples, sample i from model i mod their number."""
+    turn = np.arange(len(index)) % len(models)
+    parts = [
+        learner.engine.logits(model, learner.dev, index[turn == j]) for j, model in enumerate(models[: len(index)])
+    ]
+    scores = np.empty((len(index), parts[0].shape[1]), dtype=np.float32)
+    for j, part in enumerate(parts):
+        scores[turn == j] = part
+    return scores
+
+
 def _finish(
     experiment: Experiment, folder: RunFolder, state: State, budget_j: float, clock: Callable[[], float]
 ) -> dict[str, Any]:
     """Evaluate on the whole dev set, export the adapter, write the summary."""
     config, learner = experiment.config, experiment.learner
-    accuracy = _accuracy(learner, state, np.arange(len(learner.dev)))
+    accuracy = _accuracy(experiment, state, np.arange(len(learner.dev)))
     family, names = learner.engine.family, learner.data.label_names
     export_peft(folder.adapter_path, state.server.average, family, learner.source, names)
     rows = folder.read_rounds()
@@ -263,10 +280,11 @@ def _to_checkpoint(state: State, config_digest: str) -> tuple[dict[str, Any], di
     tensors |= {f"momentum/{name}": tensor for name, tensor in state.server.momentum.items()}
     tensors |= {f"square/{name}": tensor for name, tensor in state.server.square.items()}
     tensors |= {f"average/{name}": tensor for name, tensor in state.server.average.items()}
+    tensors |= {f"kept/{name}": tensor for name, tensor in state.server.kept.items()}
     tensors |= {"queue_j": state.memory.queue_j, "spent_j": state.memory.spent_j}
     tensors |= {f"estimates/{field.name}": getattr(state.memory.estimates, field.name) for field in _ESTIMATES}
     memory = {"bound": state.memory.bound, "bound_tight": state.memory.bound_tight, "price": state.memory.price}
-    return tensors, {"t": state.t, **memory, "server_steps": state.server.steps, "config": config_digest}
+    return tensors, {"t": state.t, **memory, "server_steps": dict(state.server.steps), "config": config_digest}
 
 
 def _from_checkpoint(tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> State:
@@ -280,7 +298,7 @@ def _from_checkpoint(tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> 
     bounds = (float(meta["bound"]), float(meta["bound_tight"]))
     price = None if meta["price"] is None else float(meta["price"])
     memory = Memory(tensors["queue_j"].numpy(), tensors["spent_j"].numpy(), *bounds, estimates, price)
-    server = ServerState(part("momentum/"), part("square/"), part("average/"), int(meta["server_steps"]))
+    server = ServerState(part("momentum/"), part("square/"), part("average/"), meta["server_steps"], part("kept/"))
     return State(int(meta["t"]), part("adapters/"), server, memory)
 
 

@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
@@ -10,10 +11,11 @@ from airtune.config import LearningConfig
 from airtune.control.baselines import UnlimitedPolicy
 from airtune.control.evaluation import validate_decision
 from airtune.control.problem import Cell, divergence, pose, remember
-from airtune.learning.aggregate import Aggregator
 from airtune.learning.basis import energy_ordered
+from airtune.learning.delivery import compensated
 from airtune.learning.engine import rates_at
 from airtune.learning.lora import Adapters
+from airtune.learning.method import Method
 from airtune.learning.server import ServerState, server_step
 from airtune.types import (
     AirtuneError,
@@ -38,7 +40,8 @@ class System:
     world: World
     policy: Policy
     fleet: Fleet
-    aggregate: Aggregator
+    method: Method
+    """What devices train and send, and how the server combines it."""
     learning: LearningConfig
 
 
@@ -81,13 +84,14 @@ def step(system: System, state: State) -> tuple[State, Record]:
     """
     clock = [time.perf_counter()]
     observation = system.world.observe(state.t)
-    problem = pose(system.cell, state.memory, observation)
+    problem = pose(system.cell, state.memory, observation, system.method.offer(state.t, state.server))
     clock.append(time.perf_counter())
     decision = system.policy(problem)
     clock.append(time.perf_counter())
     validate_decision(problem, decision, unlimited=isinstance(system.policy, UnlimitedPolicy))
-    outcome = system.fleet.execute(state.adapters, decision, problem, observation)
-    adapters, server, heard = _learn(system, state, outcome)
+    lessons = partial(system.method.lesson, state.t, state.adapters, state.server)
+    outcome = system.fleet.execute(lessons, decision, problem, observation)
+    adapters, server, heard = _learn(system, state, decision, outcome)
     phi, phi_tight = divergence(system.cell, state.memory, decision)
     memory = remember(system.cell, state.memory, phi, phi_tight, outcome, heard.reports, decision.price)
     waits = (clock[1] - clock[0], clock[2] - clock[1])
@@ -123,19 +127,22 @@ class _Heard:
         return float(np.mean(self.losses)) if self.losses else None
 
 
-def _learn(system: System, state: State, outcome: Outcome) -> tuple[Adapters, ServerState, _Heard]:
+def _learn(system: System, state: State, decision: Decision, outcome: Outcome) -> tuple[Adapters, ServerState, _Heard]:
     """Aggregate what was delivered (8); a round in which nothing arrived leaves the model as it is."""
     heard, config = _Heard(), system.learning
     if not outcome.delivered.any():
         return state.adapters, state.server, heard
-    change = system.aggregate(state.adapters, heard.listen(outcome.updates))
-    if not all(bool(tensor.isfinite().all()) for tensor in change.values()):
+    anew: Adapters = {}
+    updates = compensated(config, heard.listen(outcome.updates), decision, outcome, state.server.kept, anew)
+    combined = system.method.combine(state.t, state.adapters, state.server, updates)
+    if not all(bool(tensor.isfinite().all()) for tensor in combined.change.values()):
         raise AirtuneError(
             f"training diverged: an update is not finite; lower learning.rate (now {config.rate:g}) or "
             f"learning.server_rate (now {config.server_rate:g})"
         )
     schedule = rates_at(config, state.t, system.cell.rounds).server
-    adapters, server = server_step(state.adapters, state.server, change, config, schedule)
+    adapters, server = server_step(state.adapters, state.server, combined.change, config, schedule)
+    server = replace(server, kept={**server.kept, **anew, **combined.kept})
     if config.basis == "energy":
         adapters, server = energy_ordered(adapters, server)
     return adapters, server, heard

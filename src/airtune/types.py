@@ -4,8 +4,8 @@ Symbols: K devices, M modules, T rounds. Arrays are NumPy float64 unless stated,
 Module index 0 means "sits the round out"; modules count 1…M, so module m owns column m − 1 of a K×M array.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -39,8 +39,8 @@ class AirtuneError(Exception):
 
 def freeze(instance: object) -> None:
     """Make every array field of a frozen dataclass read-only (call from `__post_init__`)."""
-    for field in fields(instance):  # pyright: ignore[reportArgumentType]
-        value = getattr(instance, field.name)
+    for one in fields(instance):  # pyright: ignore[reportArgumentType]
+        value = getattr(instance, one.name)
         if isinstance(value, np.ndarray):
             value.flags.writeable = False
 
@@ -298,11 +298,44 @@ class Outcome:
         return self.compute_j + self.transmit_j
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Offer:
+    """What the learning method asks of the radio in a round, known before the decision."""
+
+    payload_bit: FloatM
+    """Upload of each module [bit]."""
+    downlink_bit: FloatM
+    """Download of each module [bit]."""
+    largest: IntK | None = None
+    """Largest module, 1…M, that each device may train; None for no limit."""
+
+    def __post_init__(self) -> None:
+        freeze(self)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lesson:
+    """What a device computes with in a round, name → tensor."""
+
+    start: Mapping[str, Any]
+    """What it trains and uploads the change of."""
+    fixed: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What of its module it holds still."""
+    rest: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What lies beyond its module: other components, changes of the frozen weights."""
+    pruning: int | None = None
+    """Module that training is to make suffice, by a penalty on what lies beyond it; None for no penalty."""
+
+
+Lessons: TypeAlias = Callable[[int, int], Lesson]
+"""Device and module (1…M) → lesson."""
+
+
 @runtime_checkable
 class Fleet(Protocol):
     """Where decisions are carried out."""
 
-    def execute(self, adapters: Any, decision: Decision, problem: Problem, observation: Observation) -> Outcome: ...
+    def execute(self, lessons: Lessons, decision: Decision, problem: Problem, observation: Observation) -> Outcome: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -15,7 +15,7 @@ from airtune.control.digest import DigestPolicy
 from airtune.control.evaluation import RELATIVE_SLACK, energy_j, make_decision, validate_decision
 from airtune.control.joint import JointPolicy
 from airtune.rng import Stream, generator
-from airtune.types import AirtuneError, Decision, FloatK, Policy, Problem
+from airtune.types import AirtuneError, Decision, Devices, FloatK, IntK, Policy, Problem
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,19 +36,44 @@ class TraditionalPolicy:
         The account of device k before round t (from 0) holds (t + 1) Ē_k + phase_k E_k − spent_k, and it takes part if
         that covers E_k, the cost of this round, and the whole run's budget T Ē_k is not passed.
         """
-        module = _fixed_module(problem, self.module)
-        devices = len(problem.gain)
-        if self.phase.shape != (devices,):
-            raise AirtuneError(f"traditional: phase must have one entry per device, {devices}, got {self.phase.shape}")
-        power = np.maximum(problem.power_max_w[:, module - 1], 0.0)
-        cost = energy_j(problem, np.full(devices, module), power)
-        able = problem.feasible[:, module - 1] & (problem.uplink_s[:, module - 1] > 0) & (power > 0)
-        saved = (problem.t + 1) * problem.budget_j + self.phase * cost - problem.spent_j
-        left = problem.rounds * problem.budget_j - problem.spent_j
-        slack = RELATIVE_SLACK * cost
-        takes_part = able & (saved + slack >= cost) & (left + slack >= cost)
-        share = problem.bandwidth_hz / max(int(takes_part.sum()), 1)
-        return make_decision(problem, np.where(takes_part, module, 0), power, np.where(takes_part, share, 0.0))
+        return _all_who_can_pay(problem, np.full(len(problem.gain), _fixed_module(problem, self.module)), self.phase)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CapabilityPolicy:
+    """Static modules by capability: the faster a device computes, the larger its module; otherwise as traditional.
+
+    The fleet is cut into M groups of equal size by φ f; a device whose group's module is not feasible in a round (its
+    memory, the deadline) takes the largest smaller one that is. Source: HetLoRA (Cho et al., EMNLP 2024), whose devices
+    have fixed ranks.
+    """
+
+    module: IntK
+    """Module of each device, 1…M."""
+    phase: FloatK
+    """As in `TraditionalPolicy`."""
+
+    def __call__(self, problem: Problem) -> Decision:
+        """Decide a round: who can pay from its account takes part, with its own module."""
+        allowed = problem.feasible & (np.arange(1, problem.feasible.shape[1] + 1) <= self.module[:, None])
+        largest = allowed.shape[1] - np.argmax(allowed[:, ::-1], axis=1)
+        return _all_who_can_pay(problem, np.where(allowed.any(axis=1), largest, self.module), self.phase)
+
+
+def _all_who_can_pay(problem: Problem, module: IntK, phase: FloatK) -> Decision:
+    """Every device whose account covers this round's cost takes part at full power, the band shared equally."""
+    devices = np.arange(len(problem.gain))
+    if phase.shape != devices.shape:
+        raise AirtuneError(f"traditional: phase must have one entry per device, {len(devices)}, got {phase.shape}")
+    power = np.maximum(problem.power_max_w[devices, module - 1], 0.0)
+    cost = energy_j(problem, module, power)
+    able = problem.feasible[devices, module - 1] & (problem.uplink_s[devices, module - 1] > 0) & (power > 0)
+    saved = (problem.t + 1) * problem.budget_j + phase * cost - problem.spent_j
+    left = problem.rounds * problem.budget_j - problem.spent_j
+    slack = RELATIVE_SLACK * cost
+    takes_part = able & (saved + slack >= cost) & (left + slack >= cost)
+    share = problem.bandwidth_hz / max(int(takes_part.sum()), 1)
+    return make_decision(problem, np.where(takes_part, module, 0), power, np.where(takes_part, share, 0.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +158,13 @@ def load_policy(path: Path) -> FilePolicy:
     return FilePolicy(path, function)
 
 
-def policy_of(config: PolicyConfig, devices_count: int, seed: int) -> Policy:
+def policy_of(config: PolicyConfig, devices: Devices, modules: int, seed: int) -> Policy:
     """The policy a configuration asks for.
 
     Args:
         config: name and dials.
-        devices_count: K.
+        devices: the fleet.
+        modules: M.
         seed: the run's seed; the traditional policy's phases are drawn from it.
 
     Raises:
@@ -150,7 +176,11 @@ def policy_of(config: PolicyConfig, devices_count: int, seed: int) -> Policy:
         case "alternating":
             return AlternatingPolicy()
         case "traditional":
-            return TraditionalPolicy(config.module, generator(seed, Stream.BASELINE).random(devices_count))
+            return TraditionalPolicy(config.module, _phase(devices, seed))
+        case "capability":
+            speed = devices.frequency_hz * devices.flop_per_cycle
+            place = np.argsort(np.argsort(speed, kind="stable"), kind="stable")
+            return CapabilityPolicy(1 + place * modules // len(speed), _phase(devices, seed))
         case "unlimited":
             return UnlimitedPolicy(config.module)
         case "digest":
@@ -159,6 +189,10 @@ def policy_of(config: PolicyConfig, devices_count: int, seed: int) -> Policy:
             if config.file is None:
                 raise AirtuneError("policy.file must be given when policy.name is 'file'")
             return load_policy(config.file)
+
+
+def _phase(devices: Devices, seed: int) -> FloatK:
+    return generator(seed, Stream.BASELINE).random(len(devices.kind))
 
 
 def _place(error: BaseException, path: Path) -> str:

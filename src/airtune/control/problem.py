@@ -11,7 +11,19 @@ from airtune.physics.cost import compute_energy_j, compute_time_s, downlink_time
 from airtune.theory.bound import bound_step, divergence_phi, divergence_tight, horizon_weight, utility
 from airtune.theory.constants import Constants
 from airtune.theory.estimates import Online, Prior, constants_of, first_estimates, prior_of, relative, update_estimates
-from airtune.types import Decision, Devices, Link, Memory, Modules, Observation, Outcome, Problem, Radio, Report
+from airtune.types import (
+    Decision,
+    Devices,
+    Link,
+    Memory,
+    Modules,
+    Observation,
+    Offer,
+    Outcome,
+    Problem,
+    Radio,
+    Report,
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,19 +80,24 @@ def decisive(cell: Cell, memory: Memory) -> Constants:
     )
 
 
-def pose(cell: Cell, memory: Memory, observation: Observation) -> Problem:
+def pose(cell: Cell, memory: Memory, observation: Observation, offer: Offer | None = None) -> Problem:
     """The round's problem (P1) from what is remembered and observed.
 
     The energy account lowers the power cap of (k, m) to what the device's remaining budget can pay for.
+
+    Args:
+        cell: what does not change.
+        memory: queues, energy spent, estimates.
+        observation: gains, availability, tokens.
+        offer: what the learning method sends in this round; None for the modules' own sizes.
     """
     devices, modules, radio = cell.devices, cell.modules, cell.radio
+    offer = offer or Offer(modules.payload_bit, modules.downlink_bit)
     compute_s = compute_time_s(observation.tokens, modules.flop_per_token, devices.frequency_hz, devices.flop_per_cycle)
     compute_j = compute_energy_j(
         observation.tokens, modules.flop_per_token, devices.frequency_hz, devices.flop_per_cycle, devices.capacitance
     )
-    uplink_s = uplink_time_s(
-        radio.deadline_s, downlink_time_s(modules.downlink_bit, observation.gain, radio), compute_s
-    )
+    uplink_s = uplink_time_s(radio.deadline_s, downlink_time_s(offer.downlink_bit, observation.gain, radio), compute_s)
     power_max_w = np.broadcast_to(devices.power_max_w[:, None], uplink_s.shape).copy()
     if cell.account:
         left_j = (cell.rounds * devices.budget_j - memory.spent_j)[:, None]
@@ -88,6 +105,8 @@ def pose(cell: Cell, memory: Memory, observation: Observation) -> Problem:
         affordable_w = (left_j - compute_j) / upload_s - devices.circuit_power_w[:, None]
         power_max_w = np.minimum(power_max_w, devices.pa_efficiency[:, None] * affordable_w)
     fits = modules.memory_byte[None, :] <= devices.memory_byte[:, None]
+    if offer.largest is not None:
+        fits = fits & (np.arange(1, len(modules) + 1) <= offer.largest[:, None])
     constants = decisive(cell, memory)
     return Problem(
         t=observation.t,
@@ -103,7 +122,7 @@ def pose(cell: Cell, memory: Memory, observation: Observation) -> Problem:
         budget_j=devices.budget_j,
         weight=devices.weight,
         utility=utility(devices.weight, constants.gamma_sq, constants.delta, constants.noise),
-        payload_bit=np.broadcast_to(modules.payload_bit, uplink_s.shape).copy(),
+        payload_bit=np.broadcast_to(offer.payload_bit, uplink_s.shape).copy(),
         uplink_s=uplink_s,
         compute_j=compute_j,
         power_max_w=power_max_w,

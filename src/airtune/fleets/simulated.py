@@ -1,10 +1,9 @@
 """A fleet on this machine: local fine-tuning is real, delivery is drawn from the fading."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from airtune.control.evaluation import chosen
 from airtune.learning.data import TokenSet
@@ -13,7 +12,7 @@ from airtune.physics.cost import upload_energy_j
 from airtune.physics.fading import arrives, rayleigh_power
 from airtune.physics.link import success_probability
 from airtune.rng import Stream, generator
-from airtune.types import BoolK, Decision, FloatK, Observation, Outcome, Problem, Report, Update
+from airtune.types import BoolK, Decision, FloatK, Lessons, Observation, Outcome, Problem, Report, Update
 
 
 class SimulatedFleet:
@@ -73,9 +72,7 @@ class SimulatedFleet:
             [float(sum(lengths[index].sum() for index in self.batches(t, device))) for device in range(len(self.parts))]
         )
 
-    def execute(
-        self, adapters: Mapping[str, Tensor], decision: Decision, problem: Problem, observation: Observation
-    ) -> Outcome:
+    def execute(self, lessons: Lessons, decision: Decision, problem: Problem, observation: Observation) -> Outcome:
         """Charge, draw and (lazily, as the updates are consumed) train."""
         scheduled = decision.module > 0
         uplink_s = np.maximum(chosen(problem.uplink_s, decision.module), 0.0)
@@ -90,7 +87,7 @@ class SimulatedFleet:
             compute_j=chosen(problem.compute_j, decision.module),
             transmit_j=np.where(scheduled, transmit, 0.0),
             tokens=np.where(scheduled, observation.tokens, 0.0),
-            updates=self._updates(adapters, decision, delivered, problem.t),
+            updates=self._updates(lessons, decision, delivered, problem.t),
         )
 
     def _arrives(self, decision: Decision, problem: Problem, uplink_s: FloatK) -> BoolK:
@@ -101,9 +98,7 @@ class SimulatedFleet:
         possible = success_probability(threshold, decision.power_w, least) > 0.0
         return arrives(decision.power_w, threshold, fading) & possible
 
-    def _updates(
-        self, adapters: Mapping[str, Tensor], decision: Decision, delivered: BoolK, t: int
-    ) -> Iterator[Update]:
+    def _updates(self, lessons: Lessons, decision: Decision, delivered: BoolK, t: int) -> Iterator[Update]:
         engine = self.engine
         rates = rates_at(engine.config, t, self.rounds)
         for device in map(int, np.flatnonzero(delivered)):
@@ -111,9 +106,18 @@ class SimulatedFleet:
             batches = self.batches(t, device)
             label = self.tokens.label[np.concatenate(batches)]
             prior = log_prior(label, engine.classes) if engine.config.prior_correction else None
-            rest = engine.family.rest(adapters, module) if engine.config.context == "whole" else None
-            start = engine.family.slice(adapters, module)
-            trained = engine.train(start, self.tokens, batches, rates, prior, rest, measure=self.measured)
+            lesson = lessons(device, module)
+            trained = engine.train(
+                lesson.start,
+                self.tokens,
+                batches,
+                rates,
+                prior,
+                lesson.rest,
+                fixed=lesson.fixed,
+                pruning=lesson.pruning,
+                measure=self.measured,
+            )
             reading = trained.reading
             report = None if reading is None else Report(device, module, reading.energy, reading.noise)
             yield Update(device, module, float(self._weight[device]), trained.delta, trained.loss, report)

@@ -1,22 +1,12 @@
-"""From delivered updates to the next global adapter. Uploads that are lost simply do not appear."""
+"""Weighted means of updates, component by component. Uploads that are lost simply do not appear."""
 
 from collections.abc import Iterable, Mapping
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from airtune.learning.lora import Adapters, add_scaled
 from airtune.types import Update
-
-
-@runtime_checkable
-class Aggregator(Protocol):
-    """Combines a round's delivered updates into one change of the global adapter."""
-
-    def __call__(self, adapters: Mapping[str, Tensor], updates: Iterable[Update]) -> Adapters:
-        """The change of θ."""
-        ...
 
 
 def weighted_sum(adapters: Mapping[str, Tensor], updates: Iterable[Update]) -> Adapters:
@@ -33,14 +23,38 @@ def weighted_sum(adapters: Mapping[str, Tensor], updates: Iterable[Update]) -> A
 
 
 def renormalised_mean(adapters: Mapping[str, Tensor], updates: Iterable[Update]) -> Adapters:
-    """Component-wise mean over the devices that delivered the component, weighted by ω_k (the default).
+    """Component-wise mean over the devices that delivered the component, weighted by ω_k.
 
     A component that nobody delivered has change 0; a server with momentum may still move it. Updates are added as they
     come; none is held.
     """
+    total, mass, _ = _summed(adapters, updates)
+    return {name: torch.where(mass[name] > 0, total[name] / mass[name].clamp_min(1e-30), 0.0) for name in total}
+
+
+def padded_mean(adapters: Mapping[str, Tensor], updates: Iterable[Update], whole: bool) -> Adapters:
+    """Mean of the devices' whole models, weighted by ω_k, as a change of θ; updates are added as they come.
+
+    Args:
+        adapters: global adapter θ.
+        updates: delivered updates, weight ω_k.
+        whole: whether a model beyond its module is θ (a component that a device lacks stays for its part) or zero (it
+            shrinks).
+    """
+    total, mass, weight = _summed(adapters, updates)
+    mean = {name: tensor / max(weight, 1e-30) for name, tensor in total.items()}
+    if whole or not weight:
+        return mean
+    return {name: mean[name] - adapters[name] * (1.0 - mass[name] / weight) for name in mean}
+
+
+def _summed(adapters: Mapping[str, Tensor], updates: Iterable[Update]) -> tuple[Adapters, Adapters, float]:
+    """Σ ω_k g_k, the weight that covers each component (broadcastable to the tensor), and the weight of all."""
     total = {name: torch.zeros_like(tensor) for name, tensor in adapters.items()}
     mass = {name: torch.zeros(_component_shape(name, tensor)) for name, tensor in adapters.items()}
+    weight = 0.0
     for update in updates:
+        weight += update.weight
         add_scaled(total, update.delta.items(), update.weight)
         for name, tensor in update.delta.items():
             covered = mass[name]
@@ -50,7 +64,7 @@ def renormalised_mean(adapters: Mapping[str, Tensor], updates: Iterable[Update])
                 covered[:, : tensor.shape[1]] += update.weight
             else:
                 covered += update.weight
-    return {name: torch.where(mass[name] > 0, total[name] / mass[name].clamp_min(1e-30), 0.0) for name in total}
+    return total, mass, weight
 
 
 def _component_shape(name: str, tensor: Tensor) -> tuple[int, ...]:

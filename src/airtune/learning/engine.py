@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from airtune.config import LearningConfig
 from airtune.learning.data import TokenSet
-from airtune.learning.lora import Adapters, Family, NestedLinear, attach
+from airtune.learning.lora import Adapters, Family, NestedLinear, attach, tail_norm
 from airtune.learning.meter import Meter, Reading, halves
 from airtune.learning.packing import Batcher, batcher_of
 from airtune.types import AirtuneError
@@ -33,9 +33,26 @@ class Rates:
 
 
 def rates_at(config: LearningConfig, t: int, rounds: int) -> Rates:
-    """Rates of round t: a cosine from the configured rates down to `final_rate` of them in the last round."""
-    progress = t / max(rounds - 1, 1)
-    factor = config.final_rate + (1.0 - config.final_rate) * 0.5 * (1.0 + math.cos(math.pi * progress))
+    """Rates of round t: a rise over `warmup_rounds`, then from the configured rates down to `final_rate` of them.
+
+    Args:
+        config: rates, `schedule` (cosine, linear; constant stays), `warmup_rounds` and `final_rate`.
+        t: round, from 0.
+        rounds: T; the last round is T − 1.
+    """
+    warm = config.warmup_rounds
+    if t < warm:
+        factor = (t + 1) / (warm + 1)
+    else:
+        progress = (t - warm) / max(rounds - 1 - warm, 1)
+        match config.schedule:
+            case "cosine":
+                left = 0.5 * (1.0 + math.cos(math.pi * progress))
+            case "linear":
+                left = 1.0 - progress
+            case "constant":
+                left = 1.0
+        factor = config.final_rate + (1.0 - config.final_rate) * left
     return Rates(config.rate * factor, config.head_rate * factor, factor)
 
 
@@ -56,6 +73,14 @@ class Trained:
     tokens: int
     reading: Reading | None = None
     """What was measured of the gradient at the start; None if it was not asked for."""
+
+
+def pull(part: Mapping[str, Tensor], start: Mapping[str, Tensor], proximal: float) -> None:
+    """Add the gradient of (μ/2)‖θ − θ_t‖² to the leaves' (FedProx, Li et al., 2020), in place."""
+    with torch.no_grad():
+        for name, leaf in part.items():
+            if leaf.grad is not None:
+                leaf.grad.add_(leaf - start[name], alpha=proximal)
 
 
 class Engine:
@@ -99,6 +124,8 @@ class Engine:
         prior: Tensor | None = None,
         rest: Mapping[str, Tensor] | None = None,
         *,
+        fixed: Mapping[str, Tensor] | None = None,
+        pruning: int | None = None,
         measure: bool = False,
     ) -> Trained:
         """Run one optimiser step per batch from the slice `start`, with a fresh optimiser state.
@@ -110,13 +137,15 @@ class Engine:
             rates: this round's learning rates.
             prior: log label frequencies added to the logits, or None.
             rest: components of θ beyond the slice, present but not trained; None for the slice alone.
+            fixed: tensors of the slice that are present but not trained; None for none.
+            pruning: module beyond which `prune_weight` · Σ ‖B‖ ‖A‖ is added to the loss; None for no penalty.
             measure: run the first batch as two halves and read the gradient's energy and noise off them.
 
         Raises:
             AirtuneError: the loss is not finite.
         """
         part = {name: tensor.detach().clone().requires_grad_() for name, tensor in start.items()}
-        attach(self.model, self.installed, self.family, part, rest)
+        attach(self.model, self.installed, self.family, {**(fixed or {}), **part}, rest)
         optimizer = self._optimizer(part, rates)
         meter = Meter(self.family, part, halves(batches[0])) if measure else None
         losses: list[float] = []
@@ -125,6 +154,10 @@ class Engine:
             optimizer.zero_grad(set_to_none=True)
             first = meter if not losses else None
             losses.append(self._backward(tokens, [index] if first is None else halves(index), prior, first))
+            if pruning is not None and self.config.prune_weight > 0.0:
+                (self.config.prune_weight * tail_norm(self.family, part, pruning)).backward()
+            if self.config.proximal > 0.0:
+                pull(part, start, self.config.proximal)
             torch.nn.utils.clip_grad_norm_(part.values(), self.config.clip_norm)
             optimizer.step()
             count += int((tokens.offsets[index + 1] - tokens.offsets[index]).sum())

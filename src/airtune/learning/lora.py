@@ -20,7 +20,8 @@ from airtune.rng import Stream, generator
 from airtune.types import AirtuneError
 
 Adapters: TypeAlias = dict[str, Tensor]
-"""Name → tensor: `MATRIX.lora_A` [R × in], `MATRIX.lora_B` [out × R], and the task head's parameters."""
+"""Name → tensor: `MATRIX.lora_A` [R × in], `MATRIX.lora_B` [out × R], and the task head's parameters; with methods that
+merge into the frozen weights also `MATRIX.merged` [out × in], the sum of what was merged."""
 
 HEAD_STD = 0.02
 """Standard deviation of a new task head, as Hugging Face models initialise theirs."""
@@ -102,9 +103,9 @@ class Family:
                 part[f"{matrix.name}.lora_B"] = adapters[f"{matrix.name}.lora_B"][:, start:]
         return part
 
-    def initial(self, seed: int) -> Adapters:
-        """θ_0: A uniform (Kaiming), B zero, a small random head; the same for every policy of a seed."""
-        draw = generator(seed, Stream.ADAPTER)
+    def initial(self, seed: int, t: int = 0) -> Adapters:
+        """θ_0: A uniform (Kaiming), B zero, a small random head; the same for every policy of a seed and a t."""
+        draw = generator(seed, Stream.ADAPTER, t)
         adapters: Adapters = {}
         for matrix in self.matrices:
             limit = 1.0 / np.sqrt(matrix.in_features)
@@ -131,16 +132,34 @@ class NestedLinear(nn.Module):
         self.a: Tensor | None = None
         self.b: Tensor | None = None
         self.rest: tuple[Tensor, Tensor] | None = None
+        self.merged: Tensor | None = None
+        """W with the change that a method has merged into it [out × in]; None for W as it was."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [… × in] to [… × out]; without a slice this is the frozen layer alone."""
-        y = self.base(x)
+        y = self.base(x) if self.merged is None else functional.linear(x, self.merged, self.base.bias)
         if self.a is None or self.b is None:
             return y
         flat, rows = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
         for a, b in ((self.a, self.b), *(() if self.rest is None else (self.rest,))):
             rows = torch.addmm(rows, functional.linear(flat, a), b.t(), alpha=self.scale)
         return rows.view(y.shape)
+
+
+def tail_norm(family: Family, part: Mapping[str, Tensor], module: int) -> Tensor:
+    """Σ over the adapted matrices of ‖B‖ ‖A‖ (Frobenius), of the components of a slice that module m does without.
+
+    This is HetLoRA's measure of what pruning loses (Cho et al., EMNLP 2024), an upper bound on the norm of their BA.
+    """
+    total, members = torch.zeros(()), {matrix.name for matrix in family.members(module)}
+    for matrix in family.matrices:
+        if f"{matrix.name}.lora_A" not in part:
+            continue
+        first = family.ranks[module - 1] if matrix.name in members else 0
+        a, b = part[f"{matrix.name}.lora_A"][first:], part[f"{matrix.name}.lora_B"][:, first:]
+        if a.numel() and bool(b.any()):  # the norm has no gradient at zero
+            total = total + a.norm() * b.norm()
+    return total
 
 
 def layer_index(name: str) -> int | None:
@@ -219,11 +238,14 @@ def attach(
         installed: its adapted layers by name.
         family: the nested family.
         part: adapter tensors and head; leaves of the device's training, or the whole global adapter.
-        rest: from `Family.rest`, the components beyond a slice; None for none.
+        rest: from `Family.rest`, the components beyond a slice; None for none. `MATRIX.merged` in `part` or `rest` is
+            added to the frozen weight.
     """
     beyond = rest or {}
     for name, nested in installed.items():
-        key_a, key_b = f"{name}.lora_A", f"{name}.lora_B"
+        key_a, key_b, change = f"{name}.lora_A", f"{name}.lora_B", f"{name}.merged"
+        change = part.get(change, beyond.get(change))
+        nested.merged = None if change is None else nested.base.weight.detach() + change
         alone = key_a not in part
         nested.a, nested.b = (beyond.get(key_a), beyond.get(key_b)) if alone else (part[key_a], part[key_b])
         nested.rest = None if alone or key_a not in beyond else (beyond[key_a], beyond[key_b])

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import brentq
 from scipy.special import lambertw
 
 from airtune.config import WorldConfig
@@ -106,6 +107,48 @@ class WaterfallLink:
         return np.where(carried & (snr > 0), band, np.where(empty, 0.0, np.inf))
 
 
+@dataclass(frozen=True, slots=True)
+class GivenLink:
+    """Uploads arrive with π = exp(−θ/(p g)), whatever their size, time and band; the far lose more.
+
+    For comparisons in which every method is to meet the same deliveries; θ by `threshold_for`.
+    """
+
+    threshold_w: float
+    """θ ≥ 0 [W], received power at which an upload arrives with probability 1/e; 0 where none is lost."""
+
+    def outage_power_w(
+        self, payload_bit: AnyFloat, uplink_s: AnyFloat, bandwidth_hz: AnyFloat, gain: AnyFloat
+    ) -> NDArray[np.float64]:
+        """Power c = θ / g [W], the c of π = exp(−c/p). Arguments broadcast; ∞ where time, band or gain is not positive."""
+        payload, uplink, band, g = _broadcast(payload_bit, uplink_s, bandwidth_hz, gain)
+        usable = (uplink > 0) & (band > 0) & (g > 0) & (payload >= 0)
+        return np.where(usable, self.threshold_w / np.where(usable, g, 1.0), np.inf)
+
+    def power_min_w(
+        self, payload_bit: AnyFloat, uplink_s: AnyFloat, bandwidth_hz: AnyFloat, gain: AnyFloat
+    ) -> NDArray[np.float64]:
+        """Least power p_min = 0 [W]. Broadcast shape of the arguments."""
+        return np.zeros(np.broadcast(payload_bit, uplink_s, bandwidth_hz, gain).shape)
+
+
+def threshold_for(delivery: float, received_w: NDArray[np.float64]) -> float:
+    """θ [W] at which the mean of exp(−θ/(P g)) is `delivery`.
+
+    Args:
+        delivery: mean delivery in (0, 1]; 1 gives θ = 0.
+        received_w: P_k g_k(t) [W] at full power, any shape, positive.
+    """
+    if delivery >= 1.0:
+        return 0.0
+
+    def excess(log_theta: float) -> float:
+        return float(np.exp(-math.exp(log_theta) / received_w).mean()) - delivery
+
+    low, high = math.log(float(received_w.min())) - 40.0, math.log(float(received_w.max())) + 40.0
+    return math.exp(float(brentq(excess, low, high, xtol=1e-12)))
+
+
 def success_probability(
     outage_power_w: AnyFloat, power_w: AnyFloat, power_min_w: AnyFloat = 0.0
 ) -> NDArray[np.float64]:
@@ -128,8 +171,16 @@ def success_probability(
     return np.where(sends, np.exp(-ratio), 0.0)
 
 
-def link_of(config: WorldConfig, radio: Radio) -> Link:
-    """The link a configuration asks for, with the noise density N0 and the SNR gap Γ_g of the cell's radio."""
+def link_of(config: WorldConfig, radio: Radio, received_w: NDArray[np.float64] | None = None) -> Link:
+    """The link a configuration asks for.
+
+    Args:
+        config: which, and its dials.
+        radio: noise density N0 and SNR gap Γ_g of the cell.
+        received_w: P_k g_k(t) at full power over fleet and run [W], needed for `delivery` alone.
+    """
+    if config.delivery is not None and received_w is not None:
+        return GivenLink(threshold_for(config.delivery, received_w))
     match config.link:
         case "outage":
             return OutageLink(radio.noise_w_per_hz, radio.snr_gap)

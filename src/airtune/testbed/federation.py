@@ -1,17 +1,17 @@
 """The federation of `round.step` over quadratics: the same round that fine-tunes, on a problem whose gap is exact."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from airtune.config import FleetConfig, Horizon, LearningConfig, WorldConfig
 from airtune.control.evaluation import chosen, energy_j
 from airtune.control.problem import Cell, first_memory
-from airtune.learning.aggregate import weighted_sum
+from airtune.learning.methods.means import PlainMethod
 from airtune.learning.server import first_server
 from airtune.physics.devices import sample_devices
 from airtune.physics.fading import arrives, rayleigh_power
@@ -19,13 +19,13 @@ from airtune.physics.link import link_of, success_probability
 from airtune.round import State, System
 from airtune.testbed.problems import Floats, Quadratics, from_squares
 from airtune.theory.constants import Constants
-from airtune.types import BoolK, Decision, Modules, Observation, Outcome, Policy, Problem, Report, Update
+from airtune.types import BoolK, Decision, Lessons, Modules, Observation, Outcome, Policy, Problem, Report, Update
 from airtune.worlds.analytic import AnalyticWorld, radio_of
 
 NAME = "theta"
 """The one tensor of the adapter."""
 PLAIN = LearningConfig(server_optimizer="mean", server_rate=1.0, server_momentum=0.0, average=0.0, final_rate=1.0)
-"""The server adds the aggregated change: with `weighted_sum` this is (8)."""
+"""The server adds the aggregated change: with `PlainMethod` this is (8)."""
 TOKENS = 2000.0
 """Tokens per device and round."""
 
@@ -39,9 +39,7 @@ class QuadraticFleet:
     """η of (8)."""
     seed: int
 
-    def execute(
-        self, adapters: Mapping[str, Tensor], decision: Decision, problem: Problem, observation: Observation
-    ) -> Outcome:
+    def execute(self, lessons: Lessons, decision: Decision, problem: Problem, observation: Observation) -> Outcome:
         """Charge the energy, draw who delivers, and upload −η Π_m g_k of those.
 
         A device tells half the squared difference of two of its errors, one of them the uploaded one, as its noise.
@@ -55,7 +53,7 @@ class QuadraticFleet:
             compute_j=compute_j,
             transmit_j=energy_j(problem, decision.module, decision.power_w) - compute_j,
             tokens=np.where(scheduled, observation.tokens, 0.0),
-            updates=self._updates(adapters[NAME].numpy(), decision.module, delivered, problem.t),
+            updates=self._updates(lessons(0, 1).start[NAME].numpy(), decision.module, delivered, problem.t),
         )
 
     def _arrives(self, decision: Decision, problem: Problem) -> BoolK:
@@ -121,6 +119,8 @@ def federation(
     horizon: Horizon = "flat",
     account: bool = True,
     queue_start: float = 0.0,
+    mean: Literal["sum", "renormalised"] = "sum",
+    learning: LearningConfig = PLAIN,
 ) -> tuple[System, State]:
     """A system and its first state for `round.rounds`.
 
@@ -138,6 +138,8 @@ def federation(
         horizon: how the rounds are weighted.
         account: whether no device may spend more than T·Ē_k.
         queue_start: Z_k(0) in units of Ē_k.
+        mean: how updates are combined; "sum" is (8).
+        learning: the server's step and what stands in for lost uploads.
     """
     devices = sample_devices(fleet, np.full(fleet.devices, 100, np.int64), seed)
     devices = replace(devices, weight=problem.weight.copy())
@@ -159,8 +161,8 @@ def federation(
         world=AnalyticWorld(world, devices, seed, lambda t: tokens),
         policy=policy,
         fleet=QuadraticFleet(problem, step, seed),
-        aggregate=weighted_sum,
-        learning=PLAIN,
+        method=PlainMethod(mean),
+        learning=learning,
     )
     adapters = {NAME: torch.from_numpy(theta.copy())}
     return system, State(0, adapters, first_server(adapters), first_memory(cell, queue_start))

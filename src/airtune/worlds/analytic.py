@@ -64,9 +64,13 @@ class AnalyticWorld:
             AirtuneError: a negative round, or token counts of another length than K.
 
         """
-        gain = self._path_gain * 10.0 ** (self._shadowing.level_db(t) / 10.0)
+        gain = self.gain(t)
         available = generator(self._seed, Stream.AVAILABILITY, t).random(len(gain)) < self._availability
         tokens = np.array(self._tokens(t), dtype=np.float64)
         if tokens.shape != gain.shape:
             raise AirtuneError(f"tokens({t}) must have one entry per device, {len(gain)}, got shape {tokens.shape}")
         return Observation(t=t, gain=gain, available=available, tokens=tokens)
+
+    def gain(self, t: int) -> FloatK:
+        """Mean channel power gain g_k(t), linear, shape K."""
+        return self._path_gain * 10.0 ** (self._shadowing.level_db(t) / 10.0)

@@ -168,8 +168,9 @@ class PolicyConfig:
 
     name: Literal["joint", "alternating", "traditional", "capability", "unlimited", "digest", "file"] = "joint"
     """joint: Solver B, each decision with a proven bound, §6; alternating: Solver A, §5; traditional: fixed module,
-    equal bandwidth, full power; capability: traditional with a larger module the faster the device; unlimited: error-free upper bound; digest: the paper's subproblems taken literally,
-    least power for π = 0.9 and most rate for the band; file: your own, from `file`."""
+    equal bandwidth, full power; capability: traditional with a larger module the faster the device; unlimited:
+    error-free upper bound; digest: the paper's subproblems taken literally, least power for π = 0.9 and most rate for
+    the band; file: your own, from `file`."""
     file: Path | None = None
     """A Python file that defines `policy(problem) -> Decision`."""
     v: Positive = 1000.0
@@ -323,7 +324,7 @@ class RunConfig:
     def _given_delivery(self) -> "RunConfig":
         if self.world.delivery is not None and self.policy.name in ("joint", "alternating", "digest"):
             raise ValueError(
-                f"world.delivery is for policies that choose neither power nor band (traditional, capability, unlimited), "
-                f"not for {self.policy.name}"
+                "world.delivery is for policies that choose neither power nor band (traditional, capability, "
+                f"unlimited), not for {self.policy.name}"
             )
         return self

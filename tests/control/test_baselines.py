@@ -3,12 +3,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from airtune.config import PolicyConfig
+from airtune.config import FleetConfig, PolicyConfig
 from airtune.control.alternating import AlternatingPolicy
-from airtune.control.baselines import TraditionalPolicy, UnlimitedPolicy, load_policy, policy_of
+from airtune.control.baselines import CapabilityPolicy, TraditionalPolicy, UnlimitedPolicy, load_policy, policy_of
 from airtune.control.digest import DigestPolicy
 from airtune.control.evaluation import energy_j, validate_decision
 from airtune.control.joint import JointPolicy
+from airtune.physics.devices import sample_devices
 from airtune.types import AirtuneError, Policy
 
 
@@ -84,16 +85,19 @@ def test_modules_and_phases_that_do_not_exist(make_problem):
         TraditionalPolicy(1, np.zeros(4))(problem)
 
 
+FLEET = sample_devices(FleetConfig(devices=5), np.full(5, 100), 0)
+
+
 def test_policy_of():
-    assert policy_of(PolicyConfig(), 5, 0) == JointPolicy()
-    assert policy_of(PolicyConfig(name="alternating"), 5, 0) == AlternatingPolicy()
-    assert policy_of(PolicyConfig(name="unlimited", module=2), 5, 0) == UnlimitedPolicy(2)
-    assert policy_of(PolicyConfig(name="digest"), 5, 0) == DigestPolicy()
-    first, second = (policy_of(PolicyConfig(name="traditional"), 5, seed) for seed in (0, 1))
+    assert policy_of(PolicyConfig(), FLEET, 4, 0) == JointPolicy()
+    assert policy_of(PolicyConfig(name="alternating"), FLEET, 4, 0) == AlternatingPolicy()
+    assert policy_of(PolicyConfig(name="unlimited", module=2), FLEET, 4, 0) == UnlimitedPolicy(2)
+    assert policy_of(PolicyConfig(name="digest"), FLEET, 4, 0) == DigestPolicy()
+    first, second = (policy_of(PolicyConfig(name="traditional"), FLEET, 4, seed) for seed in (0, 1))
     assert isinstance(first, TraditionalPolicy) and isinstance(first, Policy) and first.module is None
     assert first.phase.shape == (5,) and ((first.phase >= 0) & (first.phase < 1)).all()
     assert (first.phase != second.phase).any()
-    assert (first.phase == policy_of(PolicyConfig(name="traditional"), 5, 0).phase).all()
+    assert (first.phase == policy_of(PolicyConfig(name="traditional"), FLEET, 4, 0).phase).all()
 
 
 @pytest.mark.parametrize(
@@ -121,3 +125,22 @@ def test_a_file_that_is_not_python(tmp_path):
     path.write_text("policy = print\n")
     with pytest.raises(AirtuneError, match=r"must end in \.py"):
         load_policy(path)
+
+
+def test_capability_gives_the_faster_device_the_larger_module(make_problem):
+    """Nine devices and three modules: three of each by speed; who cannot train its own takes a smaller one."""
+    fleet = sample_devices(FleetConfig(devices=9), np.full(9, 100), 1)
+    policy = policy_of(PolicyConfig(name="capability"), fleet, 3, 0)
+    assert isinstance(policy, CapabilityPolicy) and np.bincount(policy.module).tolist() == [0, 3, 3, 3]
+    speed = fleet.frequency_hz * fleet.flop_per_cycle
+    assert all(speed[policy.module == m].max() <= speed[policy.module == m + 1].min() for m in (1, 2))
+    able = np.ones((9, 3), np.bool_)
+    able[np.flatnonzero(policy.module == 3)[0], 1:] = False
+    able[np.flatnonzero(policy.module == 1)[0]] = False
+    problem = make_problem(9, 3, 0, budget_j=np.full(9, 100.0), feasible=able)
+    decision = policy(problem)
+    validate_decision(problem, decision)
+    want = policy.module.copy()
+    want[np.flatnonzero(policy.module == 3)[0]], want[np.flatnonzero(policy.module == 1)[0]] = 1, 0
+    assert decision.module.tolist() == want.tolist()
+    assert decision.bandwidth_hz[want > 0] == pytest.approx(problem.bandwidth_hz / 8)

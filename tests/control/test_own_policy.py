@@ -11,7 +11,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "best_channel.py"
 
 
 def test_the_example_schedules_the_best_channels(make_problem):
-    policy = policy_of(PolicyConfig(name="file", file=EXAMPLE), 20, seed=0)
+    policy = policy_of(PolicyConfig(name="file", file=EXAMPLE), None, 4, seed=0)
     assert isinstance(policy, Policy)
     problem = make_problem(20, 3, 1, feasible=np.ones((20, 3), np.bool_))
     decision = policy(problem)
@@ -21,7 +21,7 @@ def test_the_example_schedules_the_best_channels(make_problem):
 
 
 def test_the_example_with_few_and_no_devices(make_problem):
-    policy = policy_of(PolicyConfig(name="file", file=EXAMPLE), 3, seed=0)
+    policy = policy_of(PolicyConfig(name="file", file=EXAMPLE), None, 4, seed=0)
     assert np.count_nonzero(policy(make_problem(3, 2, 1, feasible=np.ones((3, 2), np.bool_))).module) == 3
     assert not policy(make_problem(3, 2, 1, feasible=np.zeros((3, 2), np.bool_))).module.any()
 
@@ -54,7 +54,7 @@ def test_what_a_policy_returns_is_checked(make_problem, tmp_path, body, message)
         "from airtune.control.baselines import UnlimitedPolicy\nfrom airtune.control.evaluation import make_decision\n"
         f"def policy(p):\n    z = np.zeros(len(p.gain), np.int64)\n    {body}\n"
     )
-    policy = policy_of(PolicyConfig(name="file", file=path), 4, seed=0)
+    policy = policy_of(PolicyConfig(name="file", file=path), None, 4, seed=0)
     with np.errstate(divide="raise"), pytest.raises(AirtuneError, match=message) as caught:
         policy(make_problem(4, 2, 0, feasible=np.ones((4, 2), np.bool_)))
     assert "\n" not in str(caught.value)

@@ -18,7 +18,7 @@ from airtune.fleets.simulated import SimulatedFleet, balanced
 from airtune.learning.data import TokenSet
 from airtune.learning.engine import log_prior, rates_at
 from airtune.physics.link import OutageLink, WaterfallLink
-from airtune.types import Decision, Fleet, Observation, Problem
+from airtune.types import Decision, Fleet, Lesson, Observation, Problem
 
 NOISE_W_PER_HZ = 10.0 ** (-19.6)
 DEVICES, MODULES, ROUNDS = 6, 2, 12
@@ -41,13 +41,10 @@ class Recorder:
     def __init__(self, config):
         self.config = config
         self.classes = 3
-        self.family = SimpleNamespace(
-            slice=lambda adapters, module: ("slice", module), rest=lambda adapters, module: ("rest", module)
-        )
         self.calls = []
         self.rests = []
 
-    def train(self, start, tokens, batches, rates, prior=None, rest=None, *, measure=False):
+    def train(self, start, tokens, batches, rates, prior=None, rest=None, *, fixed=None, pruning=None, measure=False):
         self.calls.append((start, batches, rates, prior))
         self.rests.append(rest)
         reading = SimpleNamespace(energy=np.array([0.5, 0.0]), noise=None) if measure else None
@@ -105,8 +102,12 @@ def decision_of(problem, module=(1, 2, 0, 1, 2, 1), error_free=False):
     return Decision(module, power, band, probability, 0.0, error_free=error_free)
 
 
+def lesson_of(device, module):
+    return Lesson(("slice", module), {}, ("rest", module))
+
+
 def execute(fleet, problem, decision):
-    return fleet.execute({}, decision, problem, observation_of(fleet, problem.t))
+    return fleet.execute(lesson_of, decision, problem, observation_of(fleet, problem.t))
 
 
 def test_batches_depend_on_seed_round_and_device_alone(tokens):
@@ -207,7 +208,7 @@ def test_delivery_has_the_predicted_frequency(tokens):
     for t in range(rounds):
         problem = problem_of(t)
         decision = decision_of(problem)
-        delivered += fleet.execute({}, decision, problem, observation).delivered
+        delivered += fleet.execute(lesson_of, decision, problem, observation).delivered
     probability = decision.success_probability
     spread = np.sqrt(probability * (1 - probability) / rounds)
     np.testing.assert_array_less(np.abs(delivered / rounds - probability), 4 * spread + 1e-12)
@@ -283,11 +284,13 @@ def test_without_prior_correction_there_is_no_prior(tokens):
     assert all(prior is None for *_, prior in fleet.engine.calls)
 
 
-def test_in_the_context_of_its_slice_a_device_has_nothing_else(tokens):
-    fleet = fleet_of(tokens, context="slice")
+def test_devices_get_their_lessons(tokens):
+    fleet = fleet_of(tokens)
     problem = problem_of(4)
-    assert list(execute(fleet, problem, decision_of(problem, error_free=True)).updates)
-    assert all(rest is None for rest in fleet.engine.rests)
+    decision = decision_of(problem, error_free=True)
+    updates = list(execute(fleet, problem, decision).updates)
+    assert [call[0] for call in fleet.engine.calls] == [("slice", one.module) for one in updates]
+    assert fleet.engine.rests == [("rest", one.module) for one in updates]
 
 
 def test_what_is_trained_is_what_was_announced(kit):
@@ -303,7 +306,9 @@ def test_what_is_trained_is_what_was_announced(kit):
     announced = fleet.token_counts(2)
     problem = problem_of(2)
     decision = decision_of(problem, error_free=True)
-    outcome = fleet.execute(adapters, decision, problem, observation_of(fleet, 2))
+    outcome = fleet.execute(
+        lambda device, module: Lesson(case.family.slice(adapters, module)), decision, problem, observation_of(fleet, 2)
+    )
     updates = list(outcome.updates)
     assert [one.tokens for one in trained] == [announced[one.device] for one in updates]
     for one in updates:

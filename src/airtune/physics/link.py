@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
+from scipy.optimize import root_scalar
 from scipy.special import lambertw
 
 from airtune.config import WorldConfig
@@ -120,7 +120,7 @@ class GivenLink:
     def outage_power_w(
         self, payload_bit: AnyFloat, uplink_s: AnyFloat, bandwidth_hz: AnyFloat, gain: AnyFloat
     ) -> NDArray[np.float64]:
-        """Power c = θ / g [W], the c of π = exp(−c/p). Arguments broadcast; ∞ where time, band or gain is not positive."""
+        """Power c = θ / g [W], the c of π = exp(−c/p). Arguments broadcast; ∞ where time, band or gain is not > 0."""
         payload, uplink, band, g = _broadcast(payload_bit, uplink_s, bandwidth_hz, gain)
         usable = (uplink > 0) & (band > 0) & (g > 0) & (payload >= 0)
         return np.where(usable, self.threshold_w / np.where(usable, g, 1.0), np.inf)
@@ -146,7 +146,7 @@ def threshold_for(delivery: float, received_w: NDArray[np.float64]) -> float:
         return float(np.exp(-math.exp(log_theta) / received_w).mean()) - delivery
 
     low, high = math.log(float(received_w.min())) - 40.0, math.log(float(received_w.max())) + 40.0
-    return math.exp(float(brentq(excess, low, high, xtol=1e-12)))
+    return math.exp(root_scalar(excess, bracket=(low, high), method="brentq", xtol=1e-12).root)
 
 
 def success_probability(

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from airtune.config import LearningConfig
+from airtune.learning import pruning
 from airtune.learning.packing import Bucketer, Packer, batcher_of, pack
 from airtune.types import AirtuneError
 
@@ -68,6 +69,44 @@ def test_packed_gradients_are_the_padded_ones(case, kit):
     for name, want in gradients[1].items():
         assert want.abs().max() > 0
         torch.testing.assert_close(gradients[0][name], want, rtol=1e-3, atol=1e-4 * float(want.abs().max()))
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "llama", "mistral-window"])
+def test_pruned_gradients_are_a_plain_model_s(kit, kind):
+    """In float64 against the gradient of the plain padded model's dense weights: ∂L/∂B = (α/R) ∂L/∂W Aᵀ."""
+    case = kit.setup(kind, double=True)
+    assert case.engine.batcher.backbone.pruned
+    adapters = {name: tensor.double() for name, tensor in kit.random_adapters(case.family).items()}
+    index = np.arange(12)
+    label = torch.from_numpy(case.tokens.label[index])
+    part = {name: tensor.clone().requires_grad_() for name, tensor in adapters.items()}
+    kit.attach(case, part)
+    logits = case.engine.batcher.logits(case.tokens, index)
+    torch.nn.functional.cross_entropy(logits, label).backward()
+    dense = kit.merged(case.plain, case.family, adapters, 2)
+    want = kit.padded_logits(dense, case.tokens, index)
+    torch.testing.assert_close(logits, want, rtol=1e-5, atol=1e-5)
+    torch.nn.functional.cross_entropy(want, label).backward()
+    weights = dict(dense.named_parameters())
+    scale = case.family.alpha / case.family.ranks[-1]
+    for matrix in case.family.matrices:
+        a, b = part[f"{matrix.name}.lora_A"], part[f"{matrix.name}.lora_B"]
+        of_weight = weights[f"{matrix.name}.weight"].grad
+        torch.testing.assert_close(b.grad, scale * of_weight @ a.detach().T, rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(a.grad, scale * b.detach().T @ of_weight, rtol=1e-3, atol=1e-6)
+
+
+def test_pruning_that_changes_the_logits_is_undone(kit, monkeypatch):
+    """Attention of the pooled token with a wrong scale: the whole last layer runs instead, still packed."""
+    right = pruning.pooled_attention
+    monkeypatch.setattr(pruning, "pooled_attention", lambda *given: 2.0 * right(*given))
+    case = kit.setup("bert")
+    assert case.engine.layout == "packed" and not case.engine.batcher.backbone.pruned
+    adapters, index = kit.random_adapters(case.family), np.arange(len(case.tokens))
+    with torch.no_grad():
+        want = kit.padded_logits(kit.merged(case.plain, case.family, adapters, 2), case.tokens, index).numpy()
+    got = case.engine.logits(adapters, case.tokens, index)
+    np.testing.assert_allclose(got, want, rtol=0, atol=3e-5 * np.abs(want).max())
 
 
 def test_gradients_of_the_padded_layout_are_a_plain_model_s(kit):

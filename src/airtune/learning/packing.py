@@ -20,6 +20,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAtte
 from transformers.utils import logging
 
 from airtune.learning.data import TokenSet
+from airtune.learning.pruning import last_layer
 from airtune.types import AirtuneError
 
 ATTENTION = "airtune_packed"
@@ -128,6 +129,34 @@ class PackedBackbone(nn.Module):
         self.backbone = backbone
         self.causal = causal
         self.position_offset = position_offset
+        self._whole: tuple[nn.ModuleList, nn.Module] | None = None
+
+    def prune(self) -> bool:
+        """Run the last layer for the pooled tokens only; returns whether its structure is known."""
+        known = last_layer(self.backbone)
+        if known is not None:
+            layers, kind = known
+            self._whole = layers, layers[-1]
+            layers[-1] = kind(layers[-1], self._pooling)
+        return known is not None
+
+    def restore(self) -> None:
+        """Run the whole last layer again."""
+        if self._whole is not None:
+            layers, last = self._whole
+            layers[-1] = last
+        self._whole = None
+
+    @property
+    def pruned(self) -> bool:
+        """Whether the last layer runs for the pooled tokens only."""
+        return self._whole is not None
+
+    def _pooling(self) -> tuple[Packed, Tensor, Tensor]:
+        """The current batch, the index of its pooled tokens and their positions."""
+        batch: Packed = _current.batch
+        index = batch.last if self.causal else batch.first
+        return batch, index, batch.position[0, index]
 
     def forward(self, *_: Any, **__: Any) -> BaseModelOutputWithPoolingAndCrossAttentions:
         """Backbone on the current packed batch; arguments are those of the head's call and are not used."""
@@ -137,7 +166,8 @@ class PackedBackbone(nn.Module):
             options["token_type_ids"] = batch.type_ids
         out = self.backbone(input_ids=batch.input_ids, position_ids=batch.position + self.position_offset, **options)
         hidden = out.last_hidden_state[0]
-        pooled = hidden[batch.last if self.causal else batch.first][:, None, :]
+        chosen = hidden if self.pruned else hidden[batch.last if self.causal else batch.first]
+        pooled = chosen[:, None, :]
         pooler = getattr(self.backbone, "pooler", None)
         return BaseModelOutputWithPoolingAndCrossAttentions(
             last_hidden_state=pooled, pooler_output=None if pooler is None else pooler(pooled)
@@ -200,7 +230,8 @@ class Packer:
         padding_idx = getattr(embeddings, "padding_idx", None)
         roberta = "roberta" in type(embeddings).__name__.lower()
         offset = int(padding_idx) + 1 if roberta and padding_idx is not None else 0
-        setattr(model, prefix, PackedBackbone(backbone, is_causal(model), offset))
+        self.backbone = PackedBackbone(backbone, is_causal(model), offset)
+        setattr(model, prefix, self.backbone)
 
     def logits(self, tokens: TokenSet, index: NDArray[np.int64]) -> Tensor:
         """Class scores [S × classes] of the samples `index`."""
@@ -246,6 +277,8 @@ class Bucketer:
 def batcher_of(model: Any, packing: str, sample: TokenSet) -> Batcher:
     """Packed batches where they give the padded model's logits on a few samples, else bucketed ones.
 
+    Of the last layer only the pooled tokens are computed, where its structure is known and the logits agree.
+
     Raises:
         AirtuneError: packing is "packed" and the model's logits differ, or a decoder has nothing to pad with.
     """
@@ -262,13 +295,27 @@ def batcher_of(model: Any, packing: str, sample: TokenSet) -> Batcher:
             reason = f"its logits differ by {difference:.2g}"
         except (TypeError, ValueError, RuntimeError, KeyError, AttributeError, IndexError) as error:
             packer, difference, reason = None, float("inf"), str(error).splitlines()[0]
-    if packer is not None and difference <= TOLERANCE * float(want.abs().max()):
+    bound = TOLERANCE * float(want.abs().max())
+    if packer is not None and difference <= bound:
+        _prune(packer, sample, index, want, bound)
         return packer
     setattr(model, model.base_model_prefix, original)
     _set_attention(model, attention)
     if packing == "packed":
         raise AirtuneError(f"learning.packing: this model cannot be packed ({reason}); use auto or bucketed")
     return plain
+
+
+def _prune(packer: Packer, sample: TokenSet, index: NDArray[np.int64], want: Tensor, bound: float) -> None:
+    """Prune the last layer if the logits stay within `bound` of those wanted, else leave it whole."""
+    try:
+        if packer.backbone.prune():
+            with torch.no_grad():
+                difference = float((packer.logits(sample, index) - want).abs().max())
+            if not difference <= bound:
+                packer.backbone.restore()
+    except (TypeError, ValueError, RuntimeError, KeyError, AttributeError, IndexError):
+        packer.backbone.restore()
 
 
 def is_causal(model: Any) -> bool:

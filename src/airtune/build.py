@@ -28,8 +28,8 @@ from airtune.rng import Stream, generator
 from airtune.round import State, System
 from airtune.theory.constants import prior_constants
 from airtune.theory.estimates import Online
-from airtune.types import AirtuneError, Modules, Policy
-from airtune.worlds.analytic import AnalyticWorld, radio_of
+from airtune.types import AirtuneError, FloatK, Modules, Policy
+from airtune.worlds.analytic import AnalyticWorld, candidates, radio_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,7 +116,7 @@ def build(
     shared = learner(config)
     family = shared.engine.family
     parts = partition(shared.train.label, shared.train.group, config.partition, config.fleet.devices, config.seed)
-    samples = np.array([len(part) for part in parts], dtype=np.int64)
+    samples = parts.sizes
     devices = sample_devices(config.fleet, samples, config.seed)
     if config.policy.module is not None and config.policy.module > len(shared.modules):
         raise AirtuneError(f"policy.module: {config.policy.module}, but the family has {len(shared.modules)} modules")
@@ -124,6 +124,10 @@ def build(
     fleet = SimulatedFleet(
         shared.engine, shared.train, parts, devices.weight, config.seed, config.rounds, measured=learned
     )
+
+    def tokens(t: int) -> FloatK:
+        return fleet.token_counts(t, candidates(config.seed, t, len(parts), config.fleet.active))
+
     radio = radio_of(config.world)
     cell = Cell(
         devices=devices,
@@ -145,7 +149,7 @@ def build(
     )
     system = System(
         cell=cell,
-        world=AnalyticWorld(config.world, devices, config.seed, fleet.token_counts),
+        world=AnalyticWorld(config.world, devices, config.seed, tokens, config.fleet.active),
         policy=policy or policy_of(config.policy, config.fleet.devices, config.seed),
         fleet=fleet,
         aggregate=renormalised_mean,

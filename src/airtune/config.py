@@ -87,7 +87,9 @@ class FleetConfig:
     """Who takes part."""
 
     devices: Annotated[int, Field(ge=1, le=1_000_000)] = 20
-    """K."""
+    """K, registered devices."""
+    active: Count | None = None
+    """How many of them, drawn anew each round, can be reached at all in that round; None for all."""
     sensor: NonNegative = 0.15
     """Share of sensors in the mix; shares are normalised."""
     phone_low: NonNegative = 0.30
@@ -104,6 +106,8 @@ class FleetConfig:
     def _mix(self) -> "FleetConfig":
         if sum((self.sensor, self.phone_low, self.phone_mid, self.phone_high, self.vehicle, self.edge_box)) <= 0:
             raise ValueError("at least one device class must have a positive share")
+        if self.active is not None and self.active > self.devices:
+            raise ValueError(f"active must be at most devices, got {self.active} of {self.devices}")
         return self
 
 

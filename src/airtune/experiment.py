@@ -244,8 +244,9 @@ def _device_rows(experiment: Experiment, state: State, record: Record) -> Iterat
         "spent_j": state.memory.spent_j,
         "gamma_sq": gamma_sq_of(state.memory.estimates, experiment.system.cell.prior),
     }
-    for device, kind in enumerate(devices.kind):
-        row: dict[str, Any] = {"t": record.problem.t, "device": device, "kind": kind}
+    drawn = record.observation.candidates
+    for device in range(len(devices.kind)) if drawn is None else map(int, np.flatnonzero(drawn)):
+        row: dict[str, Any] = {"t": record.problem.t, "device": device, "kind": devices.kind[device]}
         yield row | {name: column[device].item() for name, column in columns.items()}
 
 

@@ -66,12 +66,17 @@ class SimulatedFleet:
             index = draw.choice(part, size=count, replace=len(part) < count)
         return np.split(index, config.local_steps)
 
-    def token_counts(self, t: int) -> FloatK:
-        """Tokens N_k that each device will process in round t if it is scheduled, shape K."""
-        lengths = self.tokens.lengths
-        return np.array(
-            [float(sum(lengths[index].sum() for index in self.batches(t, device))) for device in range(len(self.parts))]
-        )
+    def token_counts(self, t: int, among: BoolK | None = None) -> FloatK:
+        """Tokens N_k that each device will process in round t if it is scheduled, shape K.
+
+        Args:
+            t: the round.
+            among: the devices whose batches are drawn, shape K, the others counting 0; None for all.
+        """
+        lengths, counts = self.tokens.lengths, np.zeros(len(self.parts))
+        for device in range(len(self.parts)) if among is None else map(int, np.flatnonzero(among)):
+            counts[device] = sum(lengths[index].sum() for index in self.batches(t, device))
+        return counts
 
     def execute(
         self, adapters: Mapping[str, Tensor], decision: Decision, problem: Problem, observation: Observation

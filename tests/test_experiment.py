@@ -654,7 +654,7 @@ def test_more_active_than_registered_is_refused():
 
 
 def test_at_most_one_update_is_alive(tiny_config, tmp_path):
-    """The default aggregation adds updates up as they come: while a device trains, the one before it alone may be held."""
+    """Updates are added up as they come: while a device trains, that of the one before it alone may be held."""
     experiment = build(tiny_config(tmp_path / "x", policy={"name": "unlimited"}))
     fleet, alive, counts = experiment.system.fleet, [], []
     real = fleet.engine.train

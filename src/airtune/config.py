@@ -271,7 +271,9 @@ class RunConfig:
     """T."""
     seed: Annotated[int, Field(ge=0)] = 0
     threads: Count | None = None
-    """Torch threads; None for the machine's cores."""
+    """Torch threads of each process; None for the machine's cores over `workers`."""
+    workers: Count = 1
+    """Processes that train devices side by side; as many threads each give the same run bit for bit, however many."""
     data_dir: Path | None = None
     """Folder of GLUE task folders, or of one task's train.tsv and dev.tsv."""
     out: Path | None = None

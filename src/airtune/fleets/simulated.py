@@ -7,8 +7,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from airtune.control.evaluation import chosen
+from airtune.fleets.workers import Job, Workers
 from airtune.learning.data import TokenSet
-from airtune.learning.engine import Engine, log_prior, rates_at
+from airtune.learning.engine import Engine, Trained, log_prior, rates_at
 from airtune.physics.cost import upload_energy_j
 from airtune.physics.fading import arrives, rayleigh_power
 from airtune.physics.link import success_probability
@@ -30,6 +31,7 @@ class SimulatedFleet:
         rounds: T, for the learning-rate schedule.
         measured: whether devices report energy and noise of their gradient, for the online estimates; balanced batches
             are then balanced one by one, so that their noise is that of independent draws within each class.
+        workers: processes that train in place of `engine`; None for none.
     """
 
     def __init__(
@@ -42,7 +44,9 @@ class SimulatedFleet:
         rounds: int,
         *,
         measured: bool = False,
+        workers: Workers | None = None,
     ) -> None:
+        self.workers = workers
         self.measured = measured
         self.engine = engine
         self.tokens = tokens
@@ -109,6 +113,19 @@ class SimulatedFleet:
     def _updates(
         self, adapters: Mapping[str, Tensor], decision: Decision, delivered: BoolK, t: int
     ) -> Iterator[Update]:
+        for job, trained in self._trained(self._jobs(adapters, decision, delivered, t)):
+            reading = trained.reading
+            report = None if reading is None else Report(job.device, job.module, reading.energy, reading.noise)
+            yield Update(job.device, job.module, float(self._weight[job.device]), trained.delta, trained.loss, report)
+
+    def _trained(self, jobs: Iterator[Job]) -> Iterator[tuple[Job, Trained]]:
+        """Each job with its result, one at a time and in order."""
+        if self.workers is not None:
+            return self.workers.train(jobs)
+        return ((job, self.engine.train(tokens=self.tokens, **job.given)) for job in jobs)
+
+    def _jobs(self, adapters: Mapping[str, Tensor], decision: Decision, delivered: BoolK, t: int) -> Iterator[Job]:
+        """What each device that delivers trains, as it is asked for."""
         engine = self.engine
         rates = rates_at(engine.config, t, self.rounds)
         for device in map(int, np.flatnonzero(delivered)):
@@ -117,11 +134,15 @@ class SimulatedFleet:
             label = self.tokens.label[np.concatenate(batches)]
             prior = log_prior(label, engine.classes) if engine.config.prior_correction else None
             rest = engine.family.rest(adapters, module) if engine.config.context == "whole" else None
-            start = engine.family.slice(adapters, module)
-            trained = engine.train(start, self.tokens, batches, rates, prior, rest, measure=self.measured)
-            reading = trained.reading
-            report = None if reading is None else Report(device, module, reading.energy, reading.noise)
-            yield Update(device, module, float(self._weight[device]), trained.delta, trained.loss, report)
+            given = {
+                "start": engine.family.slice(adapters, module),
+                "batches": batches,
+                "rates": rates,
+                "prior": prior,
+                "rest": rest,
+                "measure": self.measured,
+            }
+            yield Job(device, module, given)
 
 
 def balanced(shuffled: NDArray[np.int64], label: NDArray[np.int64], count: int) -> NDArray[np.int64]:

@@ -1,11 +1,13 @@
 """What a run writes, and that it survives being killed."""
 
+import gc
 import json
 import os
 import shutil
 import subprocess
 import sys
 import tomllib
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,10 @@ from airtune.build import _learner, build
 from airtune.config import FleetConfig, LearningConfig
 from airtune.control.evaluation import make_decision
 from airtune.experiment import export, resume, run, run_or_resume
+from airtune.plots import plot_run
 from airtune.record import RunFolder
+from airtune.report import report_run
+from airtune.round import step
 from airtune.settings import dump
 from airtune.types import AirtuneError
 from airtune.worlds.analytic import radio_of
@@ -612,3 +617,57 @@ def test_resume_refuses_an_edited_configuration(tiny_config, tmp_path, monkeypat
         resume(tmp_path / "run")
     file.write_text(text)
     assert resume(tmp_path / "run")["rounds"] == 4
+
+
+@pytest.mark.parametrize("policy", ["joint", "alternating", "traditional", "digest", "unlimited"])
+def test_only_those_drawn_take_part(tiny_config, tmp_path, policy):
+    """Four of 24 a round: rows for these alone, whatever decides; the report and the figures cope."""
+    out = tmp_path / policy
+    config = tiny_config(
+        out, fleet={"devices": 24, "active": 4}, partition={"kind": "iid", "min_samples": 1}, policy={"name": policy}
+    )
+    run(config)
+    devices, lines = read_rows(out, "devices.jsonl"), read_rows(out, "rounds.jsonl")
+    drawn = [{row["device"] for row in devices if row["t"] == line["t"]} for line in lines]
+    assert [len(some) for some in drawn] == [4] * 4 and len(set.union(*drawn)) > 4
+    for line, some in zip(lines, drawn, strict=True):
+        rows_here = [row for row in devices if row["t"] == line["t"]]
+        assert line["scheduled"] == sum(row["module"] > 0 for row in rows_here) <= len(some)
+        assert line["tokens"] == sum(row["tokens"] for row in rows_here)
+        assert sum(line["modules"]) == 24
+    report = report_run(out)
+    assert sum(kind.devices for kind in report.kinds) == len(set.union(*drawn))
+    if policy == "joint":
+        assert len(plot_run(out)) > 0
+
+
+def test_a_draw_of_everybody_changes_no_number(tiny_config, tmp_path):
+    run(tiny_config(tmp_path / "all"))
+    run(tiny_config(tmp_path / "drawn", fleet={"active": 6}))
+    for name in ("rounds.jsonl", "devices.jsonl"):
+        assert (tmp_path / "all" / name).read_bytes() == (tmp_path / "drawn" / name).read_bytes()
+
+
+def test_more_active_than_registered_is_refused():
+    with pytest.raises(ValueError, match="active must be at most devices, got 7 of 6"):
+        FleetConfig(devices=6, active=7)
+
+
+def test_at_most_one_update_is_alive(tiny_config, tmp_path):
+    """Updates are added up as they come: while a device trains, that of the one before it alone may be held."""
+    experiment = build(tiny_config(tmp_path / "x", policy={"name": "unlimited"}))
+    fleet, alive, counts = experiment.system.fleet, [], []
+    real = fleet.engine.train
+
+    def train(*given, **named):
+        counts.append(sum(one() is not None for one in alive))
+        trained = real(*given, **named)
+        alive.extend(weakref.ref(tensor) for tensor in trained.delta.values())
+        return trained
+
+    fleet.engine.train = train
+    step(experiment.system, experiment.start)
+    tensors_each = len(alive) // len(counts)
+    assert len(counts) == 6 and max(counts) <= tensors_each, counts
+    gc.collect()
+    assert all(one() is None for one in alive)

@@ -2,9 +2,10 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from airtune.config import LearningConfig, ModelConfig, ModulesConfig, RunConfig
 from airtune.control.baselines import policy_of
 from airtune.control.problem import Cell, first_memory
 from airtune.fleets.simulated import SimulatedFleet
+from airtune.fleets.workers import Workers
 from airtune.learning.assets import ModelSource, load_classifier, resolve_model
 from airtune.learning.data import TaskData, TokenSet, load_task, tokenize
 from airtune.learning.engine import Engine
@@ -29,7 +31,7 @@ from airtune.round import State, System
 from airtune.theory.constants import prior_constants
 from airtune.theory.estimates import Online
 from airtune.types import AirtuneError, FloatK, Modules, Policy
-from airtune.worlds.analytic import AnalyticWorld, radio_of
+from airtune.worlds.analytic import AnalyticWorld, candidates, radio_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,9 +67,9 @@ class Experiment:
     """Dev samples evaluated during the run."""
 
 
-def use_threads(threads: int | None) -> int:
-    """Set torch's threads; all of the machine's cores for None. Returns their number."""
-    count = threads or len(os.sched_getaffinity(0))
+def use_threads(threads: int | None, workers: int = 1) -> int:
+    """Set torch's threads; for None the machine's cores, shared by the worker processes. Returns their number."""
+    count = threads or max(len(os.sched_getaffinity(0)) // workers, 1)
     torch.set_num_threads(count)
     return count
 
@@ -91,13 +93,34 @@ def _learner(
     data = load_task(task, data_dir, seed)
     model, tokenizer = load_classifier(source, len(data.label_names))
     train, dev = tokenize(data.train, tokenizer, task.max_length), tokenize(data.dev, tokenizer, task.max_length)
-    family = family_of(model, model.base_model_prefix, modules_config)
-    installed = install(model, family)
-    length = float(train.lengths.mean())
+    engine = _engine(model, modules_config, learning, train)
+    family, installed, length = engine.family, engine.installed, float(train.lengths.mean())
     modules = modules_of(
         model, family, installed, modules_config, length, length * learning.batch_size, learning.context == "whole"
     )
-    return Learner(Engine(model, family, installed, learning, train), modules, train, dev, source, data)
+    return Learner(engine, modules, train, dev, source, data)
+
+
+def _engine(model: Any, modules_config: ModulesConfig, learning: LearningConfig, train: TokenSet) -> Engine:
+    """An engine over a loaded classifier, which is changed in place."""
+    family = family_of(model, model.base_model_prefix, modules_config)
+    return Engine(model, family, install(model, family), learning, train)
+
+
+def _engine_again(
+    source: ModelSource, classes: int, modules_config: ModulesConfig, learning: LearningConfig, train: TokenSet
+) -> Engine:
+    """The same engine in another process."""
+    return _engine(load_classifier(source, classes)[0], modules_config, learning, train)
+
+
+def _workers(config: RunConfig, learner: Learner) -> Workers | None:
+    """The processes that train; None for this one alone."""
+    if config.workers == 1:
+        return None
+    source = replace(learner.source, files=dict(learner.source.files))
+    make = partial(_engine_again, source, len(learner.data.label_names), config.modules, config.learning)
+    return Workers(config.workers, make, learner.train)
 
 
 def build(
@@ -116,17 +139,28 @@ def build(
     shared = learner(config)
     family = shared.engine.family
     parts = partition(shared.train.label, shared.train.group, config.partition, config.fleet.devices, config.seed)
-    samples = np.array([len(part) for part in parts], dtype=np.int64)
+    samples = parts.sizes
     devices = sample_devices(config.fleet, samples, config.seed)
     if config.policy.module is not None and config.policy.module > len(shared.modules):
         raise AirtuneError(f"policy.module: {config.policy.module}, but the family has {len(shared.modules)} modules")
     learned = config.constants.source == "estimated"
     fleet = SimulatedFleet(
-        shared.engine, shared.train, parts, devices.weight, config.seed, config.rounds, measured=learned
+        shared.engine,
+        shared.train,
+        parts,
+        devices.weight,
+        config.seed,
+        config.rounds,
+        measured=learned,
+        workers=_workers(config, shared),
     )
     method = method_of(config, family)
+
+    def tokens(t: int) -> FloatK:
+        return fleet.token_counts(t, candidates(config.seed, t, len(parts), config.fleet.active))
+
     radio = radio_of(config.world)
-    world = AnalyticWorld(config.world, devices, config.seed, fleet.token_counts)
+    world = AnalyticWorld(config.world, devices, config.seed, tokens, config.fleet.active)
     cell = Cell(
         devices=devices,
         modules=shared.modules,

@@ -90,7 +90,9 @@ class FleetConfig:
     """Who takes part."""
 
     devices: Annotated[int, Field(ge=1, le=1_000_000)] = 20
-    """K."""
+    """K, registered devices."""
+    active: Count | None = None
+    """How many of them, drawn anew each round, can be reached at all in that round; None for all."""
     sensor: NonNegative = 0.15
     """Share of sensors in the mix; shares are normalised."""
     phone_low: NonNegative = 0.30
@@ -107,6 +109,8 @@ class FleetConfig:
     def _mix(self) -> "FleetConfig":
         if sum((self.sensor, self.phone_low, self.phone_mid, self.phone_high, self.vehicle, self.edge_box)) <= 0:
             raise ValueError("at least one device class must have a positive share")
+        if self.active is not None and self.active > self.devices:
+            raise ValueError(f"active must be at most devices, got {self.active} of {self.devices}")
         return self
 
 
@@ -305,7 +309,9 @@ class RunConfig:
     """T."""
     seed: Annotated[int, Field(ge=0)] = 0
     threads: Count | None = None
-    """Torch threads; None for the machine's cores."""
+    """Torch threads of each process; None for the machine's cores over `workers`."""
+    workers: Count = 1
+    """Processes that train devices side by side; as many threads each give the same run bit for bit, however many."""
     data_dir: Path | None = None
     """Folder of GLUE task folders, or of one task's train.tsv and dev.tsv."""
     out: Path | None = None

@@ -103,7 +103,7 @@ def round_axis(axes: Axes) -> None:
 
 
 def table(devices: Rows, key: str) -> NDArray[np.float64]:
-    """One field of the device rows as a T×K array, float64; devices in order of their number."""
+    """One field of the device rows as a T×K array, float64, devices in order of number; NaN where there is no row."""
     ks = {k: i for i, k in enumerate(sorted({row["device"] for row in devices}))}
     ts = {t: i for i, t in enumerate(sorted({row["t"] for row in devices}))}
     values = np.full((len(ts), len(ks)), np.nan)

@@ -42,7 +42,7 @@ def run(config: RunConfig, policy: Policy | None = None, *, prefix: str = "") ->
     """
     clock, path = _clock(0.0), out_of(config)
     refuse_occupied(path)
-    config = dataclasses.replace(_placed(config), threads=use_threads(config.threads), out=path)
+    config = dataclasses.replace(_placed(config), threads=use_threads(config.threads, config.workers), out=path)
     experiment = build(config, policy)
     with RunFolder.create(path, dump(config), environment(experiment, policy)) as folder:
         return _drive(experiment, folder, experiment.start, prefix, clock)
@@ -70,7 +70,7 @@ def resume(path: Path, policy: Policy | None = None, *, prefix: str = "") -> dic
         clock = _clock(elapsed_s(folder.read_timings()))
         config = dataclasses.replace(load(folder.read_config(), str(path / "config.toml")), out=path)
         same_policy(folder, policy)
-        use_threads(config.threads)
+        use_threads(config.threads, config.workers)
         experiment = build(config, policy)
         same_surroundings(folder, environment(experiment, policy))
         checkpoint = folder.load_checkpoint()
@@ -93,7 +93,7 @@ def run_or_resume(config: RunConfig, prefix: str = "") -> dict[str, Any]:
 
 
 def _comparable(config: RunConfig) -> dict[str, Any]:
-    return dump(dataclasses.replace(config, threads=None, out=None))
+    return dump(dataclasses.replace(config, threads=None, workers=1, out=None))
 
 
 def _placed(config: RunConfig) -> RunConfig:
@@ -261,8 +261,9 @@ def _device_rows(experiment: Experiment, state: State, record: Record) -> Iterat
         "spent_j": state.memory.spent_j,
         "gamma_sq": gamma_sq_of(state.memory.estimates, experiment.system.cell.prior),
     }
-    for device, kind in enumerate(devices.kind):
-        row: dict[str, Any] = {"t": record.problem.t, "device": device, "kind": kind}
+    drawn = record.observation.candidates
+    for device in range(len(devices.kind)) if drawn is None else map(int, np.flatnonzero(drawn)):
+        row: dict[str, Any] = {"t": record.problem.t, "device": device, "kind": devices.kind[device]}
         yield row | {name: column[device].item() for name, column in columns.items()}
 
 

@@ -96,9 +96,10 @@ def _queues(figure: Figure, rounds: Rows, devices: Rows) -> None:
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     queue_j = table(devices, "queue_j")
     t = np.array(sorted({row["t"] for row in devices})) + 1
-    above.fill_between(t, queue_j.min(axis=1), queue_j.max(axis=1), color=COLOURS[0], alpha=0.18, linewidth=0,
+    lowest, highest = np.nanmin(queue_j, axis=1), np.nanmax(queue_j, axis=1)
+    above.fill_between(t, lowest, highest, color=COLOURS[0], alpha=0.18, linewidth=0,
                        label="lowest to highest device")  # fmt: skip
-    above.plot(t, np.median(queue_j, axis=1), color=COLOURS[0], label="median device")
+    above.plot(t, np.nanmedian(queue_j, axis=1), color=COLOURS[0], label="median device")
     above.set(title="Virtual energy queues", ylabel="Queue [J]")
     above.set_ylim(bottom=0)
     above.legend(loc="upper left")
@@ -126,7 +127,7 @@ def _modules(figure: Figure, rounds: Rows, devices: Rows) -> None:
     above.set(ylabel="Devices", ylim=(0, base.max()), xlim=(edges[0], edges[-1]))
     above.yaxis.set_major_locator(MaxNLocator(integer=True))
     gain = table(devices, "gain")
-    order = np.argsort(-gain.mean(axis=0))
+    order = np.argsort(-np.nanmean(gain, axis=0))
     choice = table(devices, "module")[:, order].T
     palette = ListedColormap(colours)
     below.imshow(choice, aspect="auto", interpolation="nearest", cmap=palette, vmin=-0.5, vmax=size - 0.5,

@@ -35,6 +35,7 @@ class KindReport:
 
     kind: str
     devices: int
+    """Those that have rows: with fleet.active, those ever drawn."""
     scheduled: int
     """Device-rounds."""
     delivered: int
@@ -54,7 +55,8 @@ class RunReport:
     """Its budget_j is NaN while the run has not ended."""
     best_accuracy: float | None
     jain: float | None
-    """Jain's fairness index of the devices' delivered uploads, in (0, 1]; None if nobody delivered."""
+    """Jain's fairness index of the delivered uploads of the devices that have rows, in (0, 1]; None if nobody
+    delivered."""
     gap_median: float | None
     """Median certificate (upper bound − objective) / |upper bound|; None if the policy gives no bound."""
     decide_median_s: float | None

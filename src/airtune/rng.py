@@ -18,6 +18,7 @@ class Stream(IntEnum):
     BASELINE = 9
     EVALUATION = 10
     AVAILABILITY = 11
+    CANDIDATES = 12
 
 
 def generator(seed: int, stream: Stream, t: int = 0, device: int = 0) -> np.random.Generator:

@@ -60,7 +60,7 @@ class RoundRow(TypedDict):
 
 
 class DeviceRow(TypedDict):
-    """One line of devices.jsonl."""
+    """One line of devices.jsonl; with fleet.active, of the devices drawn for the round alone."""
 
     t: int
     device: int

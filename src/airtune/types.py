@@ -125,7 +125,10 @@ class Observation:
     """Mean channel power gain g_k(t), linear."""
     available: BoolK
     tokens: FloatK
-    """Tokens N_k that device k will process if it is scheduled (its mini-batches are drawn ahead)."""
+    """Tokens N_k that device k will process if it is scheduled (its mini-batches are drawn ahead); 0 if it is no
+    candidate."""
+    candidates: BoolK | None = None
+    """The devices drawn for this round, of which `available` ones can be reached; None where all are."""
 
     def __post_init__(self) -> None:
         freeze(self)
@@ -193,6 +196,8 @@ class Problem:
     """Memory, deadline, availability and account allow module m on device k."""
     price: float | None = None
     """λ of the last round [J²/Hz], where a solver may start from; None for none."""
+    candidates: BoolK | None = None
+    """The devices drawn for this round; nobody else has a feasible module. None where all are."""
 
     def __post_init__(self) -> None:
         freeze(self)

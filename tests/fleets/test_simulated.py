@@ -315,3 +315,13 @@ def test_what_is_trained_is_what_was_announced(kit):
         part = case.family.slice(adapters, one.module)
         assert {name: x.shape for name, x in one.delta.items()} == {name: x.shape for name, x in part.items()}
         assert any(x.abs().max() > 0 for x in one.delta.values()) and math.isfinite(one.loss)
+
+
+def test_batches_are_drawn_for_those_asked_about_alone(tokens):
+    fleet = fleet_of(tokens)
+    among = np.array([False, True, False, False, True, False])
+    every = fleet.token_counts(3)
+    drawn, real = [], fleet.batches
+    fleet.batches = lambda t, device: drawn.append(device) or real(t, device)
+    np.testing.assert_array_equal(fleet.token_counts(3, among), np.where(among, every, 0.0))
+    assert drawn == [1, 4]

@@ -145,3 +145,17 @@ def test_ten_thousand_devices():
     for kind in ("iid", "quantity", "natural"):
         parts = partition(label, group, PartitionConfig(kind=kind, min_samples=1), 10_000, 0)
         assert sum(map(len, parts)) == 50_000
+
+
+def test_parts_are_made_on_demand():
+    """Views of one array, cut by hand from the sizes; nothing is held for a device but where its samples end."""
+    label, _ = problem(2_000, 3, 5, 0)
+    parts = partition(label, None, PartitionConfig(kind="dirichlet", alpha=1.0, min_samples=1), 30, 0)
+    whole = np.concatenate(list(parts))
+    ends = np.cumsum(parts.sizes)
+    for k in (0, 7, 29, -1):
+        np.testing.assert_array_equal(parts[k], whole[ends[k] - parts.sizes[k] : ends[k]])
+    assert parts[3] is not parts[3] and np.shares_memory(parts[3], parts[3]) and not parts[3].flags.writeable
+    assert [len(part) for part in parts[2:5]] == parts.sizes[2:5].tolist()
+    with pytest.raises(IndexError):
+        parts[30]

@@ -87,3 +87,25 @@ def test_bad_input_is_refused():
         world().observe(-1)
     with pytest.raises(AirtuneError, match="tokens"):
         AnalyticWorld(CONFIG, fleet(8), 0, lambda t: np.ones(3)).observe(0)
+
+
+def test_only_the_devices_drawn_for_a_round_can_be_reached():
+    """12 of 50 a round, no matter what was observed before; each has its turn: 12/50 of 600 rounds within 4σ."""
+    each = fleet(50)
+    tokens = lambda t: np.full(50, 100.0)  # noqa: E731
+    drawn, walked = np.zeros(50), AnalyticWorld(WorldConfig(), each, 3, tokens, active=12)
+    for t in range(600):
+        seen = walked.observe(t)
+        np.testing.assert_array_equal(seen.available, seen.candidates)
+        assert seen.available.sum() == 12
+        drawn += seen.available
+    fresh = AnalyticWorld(WorldConfig(availability=0.5), each, 3, tokens, active=12).observe(7)
+    np.testing.assert_array_equal(fresh.candidates, walked.observe(7).candidates)
+    assert not (fresh.available & ~fresh.candidates).any() and 0 < fresh.available.sum() < 12
+    assert np.abs(drawn / 600 - 0.24).max() < 4 * math.sqrt(0.24 * 0.76 / 600)
+
+
+def test_all_devices_are_candidates_unless_some_are_drawn():
+    plain, all_drawn = world(8), AnalyticWorld(CONFIG, fleet(8), 3, lambda t: np.full(8, 100.0 + t), active=8)
+    assert plain.observe(2).candidates is None
+    np.testing.assert_array_equal(plain.observe(2).available, all_drawn.observe(2).available)

@@ -78,7 +78,7 @@ def _all_who_can_pay(problem: Problem, module: IntK, phase: FloatK) -> Decision:
 
 @dataclass(frozen=True, slots=True)
 class UnlimitedPolicy:
-    """The upper bound: every device takes part in every round, error-free, whatever its memory, time and energy.
+    """The upper bound: every candidate takes part in every round, error-free, whatever its memory, time and energy.
 
     Source: the ideal case (error-free links, no resource limits) that wireless federated learning is measured against.
     """
@@ -89,12 +89,15 @@ class UnlimitedPolicy:
     def __call__(self, problem: Problem) -> Decision:
         """Decide a round; the objective is V Σ U, energy being free."""
         module, devices = _fixed_module(problem, self.module), len(problem.gain)
+        joins, worth = np.ones(devices, np.bool_), problem.utility[:, module - 1]
+        if problem.candidates is not None:
+            joins, worth = problem.candidates, worth[problem.candidates]
         return Decision(
-            module=np.full(devices, module, np.int64),
+            module=np.where(joins, module, 0),
             power_w=np.zeros(devices),
             bandwidth_hz=np.zeros(devices),
-            success_probability=np.ones(devices),
-            objective=float(problem.tradeoff_v * problem.utility[:, module - 1].sum()),
+            success_probability=np.where(joins, 1.0, 0.0),
+            objective=float(problem.tradeoff_v * worth.sum()),
             error_free=True,
         )
 

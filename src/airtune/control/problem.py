@@ -128,6 +128,7 @@ def pose(cell: Cell, memory: Memory, observation: Observation, offer: Offer | No
         power_max_w=power_max_w,
         feasible=fits & (uplink_s > 0) & observation.available[:, None] & (power_max_w > 0),
         price=memory.price,
+        candidates=observation.candidates,
     )
 
 

@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from airtune.control.evaluation import chosen
+from airtune.fleets.workers import Job, Workers
 from airtune.learning.data import TokenSet
-from airtune.learning.engine import Engine, log_prior, rates_at
+from airtune.learning.engine import Engine, Trained, log_prior, rates_at
 from airtune.physics.cost import upload_energy_j
 from airtune.physics.fading import arrives, rayleigh_power
 from airtune.physics.link import success_probability
@@ -29,6 +30,7 @@ class SimulatedFleet:
         rounds: T, for the learning-rate schedule.
         measured: whether devices report energy and noise of their gradient, for the online estimates; balanced batches
             are then balanced one by one, so that their noise is that of independent draws within each class.
+        workers: processes that train in place of `engine`; None for none.
     """
 
     def __init__(
@@ -41,7 +43,9 @@ class SimulatedFleet:
         rounds: int,
         *,
         measured: bool = False,
+        workers: Workers | None = None,
     ) -> None:
+        self.workers = workers
         self.measured = measured
         self.engine = engine
         self.tokens = tokens
@@ -65,12 +69,17 @@ class SimulatedFleet:
             index = draw.choice(part, size=count, replace=len(part) < count)
         return np.split(index, config.local_steps)
 
-    def token_counts(self, t: int) -> FloatK:
-        """Tokens N_k that each device will process in round t if it is scheduled, shape K."""
-        lengths = self.tokens.lengths
-        return np.array(
-            [float(sum(lengths[index].sum() for index in self.batches(t, device))) for device in range(len(self.parts))]
-        )
+    def token_counts(self, t: int, among: BoolK | None = None) -> FloatK:
+        """Tokens N_k that each device will process in round t if it is scheduled, shape K.
+
+        Args:
+            t: the round.
+            among: the devices whose batches are drawn, shape K, the others counting 0; None for all.
+        """
+        lengths, counts = self.tokens.lengths, np.zeros(len(self.parts))
+        for device in range(len(self.parts)) if among is None else map(int, np.flatnonzero(among)):
+            counts[device] = sum(lengths[index].sum() for index in self.batches(t, device))
+        return counts
 
     def execute(self, lessons: Lessons, decision: Decision, problem: Problem, observation: Observation) -> Outcome:
         """Charge, draw and (lazily, as the updates are consumed) train."""
@@ -99,6 +108,19 @@ class SimulatedFleet:
         return arrives(decision.power_w, threshold, fading) & possible
 
     def _updates(self, lessons: Lessons, decision: Decision, delivered: BoolK, t: int) -> Iterator[Update]:
+        for job, trained in self._trained(self._jobs(lessons, decision, delivered, t)):
+            reading = trained.reading
+            report = None if reading is None else Report(job.device, job.module, reading.energy, reading.noise)
+            yield Update(job.device, job.module, float(self._weight[job.device]), trained.delta, trained.loss, report)
+
+    def _trained(self, jobs: Iterator[Job]) -> Iterator[tuple[Job, Trained]]:
+        """Each job with its result, one at a time and in order."""
+        if self.workers is not None:
+            return self.workers.train(jobs)
+        return ((job, self.engine.train(tokens=self.tokens, **job.given)) for job in jobs)
+
+    def _jobs(self, lessons: Lessons, decision: Decision, delivered: BoolK, t: int) -> Iterator[Job]:
+        """What each device that delivers trains, as it is asked for."""
         engine = self.engine
         rates = rates_at(engine.config, t, self.rounds)
         for device in map(int, np.flatnonzero(delivered)):
@@ -107,20 +129,17 @@ class SimulatedFleet:
             label = self.tokens.label[np.concatenate(batches)]
             prior = log_prior(label, engine.classes) if engine.config.prior_correction else None
             lesson = lessons(device, module)
-            trained = engine.train(
-                lesson.start,
-                self.tokens,
-                batches,
-                rates,
-                prior,
-                lesson.rest,
-                fixed=lesson.fixed,
-                pruning=lesson.pruning,
-                measure=self.measured,
-            )
-            reading = trained.reading
-            report = None if reading is None else Report(device, module, reading.energy, reading.noise)
-            yield Update(device, module, float(self._weight[device]), trained.delta, trained.loss, report)
+            given = {
+                "start": lesson.start,
+                "batches": batches,
+                "rates": rates,
+                "prior": prior,
+                "rest": lesson.rest,
+                "fixed": lesson.fixed,
+                "pruning": lesson.pruning,
+                "measure": self.measured,
+            }
+            yield Job(device, module, given)
 
 
 def balanced(shuffled: NDArray[np.int64], label: NDArray[np.int64], count: int) -> NDArray[np.int64]:

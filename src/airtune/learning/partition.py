@@ -1,10 +1,12 @@
 """How the training samples are dealt to the K devices: IID, by label skew, by size skew or by the data's own groups.
 
-One owner is chosen per sample and the samples are then sorted by owner, so nothing of size K×n is ever formed.
+One owner is chosen per sample and the samples are then sorted by owner, so nothing of size K×n is ever formed; the
+samples of a device are a view of that order, made when it is asked for.
 """
 
+from collections.abc import Sequence
 from heapq import heapify, heappop, heappush
-from typing import TypeAlias
+from typing import TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,16 +17,45 @@ from airtune.types import AirtuneError
 
 Indices: TypeAlias = NDArray[np.int64]
 
+
+class Parts(Sequence[Indices]):
+    """Sorted sample indices of each of K devices, read-only views of one array, made as they are asked for."""
+
+    __slots__ = ("_ends", "_order")
+
+    def __init__(self, order: Indices, sizes: Indices) -> None:
+        """Deal out an order of all samples: the first `sizes[0]` to device 0, and so on."""
+        self._order = order.copy()
+        self._order.flags.writeable = False
+        self._ends = np.concatenate([[0], np.cumsum(sizes)])
+
+    @property
+    def sizes(self) -> Indices:
+        """Samples n_k of each device, shape K."""
+        return np.diff(self._ends)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> Indices: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Indices, ...]: ...
+    def __getitem__(self, index: int | slice) -> Indices | tuple[Indices, ...]:
+        if isinstance(index, slice):
+            return tuple(self[device] for device in range(*index.indices(len(self))))
+        device = range(len(self))[index]
+        return self._order[self._ends[device] : self._ends[device + 1]]
+
+
 DRAWS = 1000
 """Most label-skewed draws tried before the partition is refused."""
 
 
-def partition(
-    label: Indices, group: Indices | None, config: PartitionConfig, devices: int, seed: int
-) -> tuple[Indices, ...]:
-    """Sample indices of each device, K arrays.
+def partition(label: Indices, group: Indices | None, config: PartitionConfig, devices: int, seed: int) -> Parts:
+    """Sample indices of each device.
 
-    Every sample is dealt to exactly one device: the arrays are sorted, disjoint and together hold 0…n−1.
+    Every sample is dealt to exactly one device: the parts are sorted, disjoint and together hold 0…n−1.
 
     - `iid`: a random deal, sizes equal up to one sample.
     - `dirichlet`: each label's samples are shared out in proportions drawn from Dir(α·1_K), independently for each
@@ -70,12 +101,9 @@ def _refuse_too_few(total: int, floor: int, devices: int) -> None:
         )
 
 
-def _deal(owner: Indices, devices: int) -> tuple[Indices, ...]:
-    """Sorted sample indices of each device, from the owner of each sample; read-only views of one array."""
-    order = np.argsort(owner, kind="stable").astype(np.int64)
-    order.flags.writeable = False
-    ends = np.cumsum(np.bincount(owner, minlength=devices))
-    return tuple(np.split(order, ends[:-1]))
+def _deal(owner: Indices, devices: int) -> Parts:
+    """Sorted sample indices of each device, from the owner of each sample."""
+    return Parts(np.argsort(owner, kind="stable"), np.bincount(owner, minlength=devices))
 
 
 def _shuffled_owner(sizes: Indices, rng: np.random.Generator) -> Indices:

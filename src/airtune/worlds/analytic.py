@@ -7,7 +7,7 @@ import numpy as np
 from airtune.config import WorldConfig
 from airtune.physics.fading import Shadowing, path_gain, positions_m
 from airtune.rng import Stream, generator
-from airtune.types import AirtuneError, Devices, FloatK, Observation, Radio
+from airtune.types import AirtuneError, BoolK, Devices, FloatK, Observation, Radio
 from airtune.units import db_to_linear, dbm_to_w
 
 
@@ -26,6 +26,18 @@ def radio_of(config: WorldConfig) -> Radio:
     )
 
 
+def candidates(seed: int, t: int, devices: int, active: int | None) -> BoolK | None:
+    """Which devices can be reached at all in round t, shape K: `active` of them, every such set as likely; None: all.
+
+    The same for every policy, and whatever was drawn before.
+    """
+    if active is None:
+        return None
+    drawn = np.zeros(devices, dtype=np.bool_)
+    drawn[generator(seed, Stream.CANDIDATES, t).choice(devices, active, replace=False)] = True
+    return drawn
+
+
 class AnalyticWorld:
     """A `World` drawn from formulas: mean gain g_k(t) = path gain × shadowing, availability ~ Bernoulli.
 
@@ -33,12 +45,19 @@ class AnalyticWorld:
     and every policy see the same channels. Rayleigh fading is not observed: it decides whether an upload arrives, (6).
     """
 
-    __slots__ = ("_availability", "_path_gain", "_seed", "_shadowing", "_tokens", "position_m")
+    __slots__ = ("_active", "_availability", "_path_gain", "_seed", "_shadowing", "_tokens", "position_m")
 
     position_m: np.ndarray
     """Device positions (x, y) with the base station at the origin, K×2 [m]."""
 
-    def __init__(self, config: WorldConfig, devices: Devices, seed: int, tokens: Callable[[int], FloatK]) -> None:
+    def __init__(
+        self,
+        config: WorldConfig,
+        devices: Devices,
+        seed: int,
+        tokens: Callable[[int], FloatK],
+        active: int | None = None,
+    ) -> None:
         """Draw the positions.
 
         Args:
@@ -46,6 +65,7 @@ class AnalyticWorld:
             devices: the fleet, of which only the number K matters here.
             seed: of the run.
             tokens: pure function, round t → N_k(t), tokens each device will process if scheduled, shape K.
+            active: how many devices are candidates in a round; None for all.
 
         """
         count = len(devices.kind)
@@ -53,6 +73,7 @@ class AnalyticWorld:
         self.position_m.flags.writeable = False
         self._path_gain = path_gain(np.hypot(self.position_m[:, 0], self.position_m[:, 1]))
         self._shadowing = Shadowing(seed, count, config.shadowing_std_db, config.shadowing_correlation)
+        self._active = active
         self._availability = config.availability
         self._seed = seed
         self._tokens = tokens
@@ -66,10 +87,13 @@ class AnalyticWorld:
         """
         gain = self.gain(t)
         available = generator(self._seed, Stream.AVAILABILITY, t).random(len(gain)) < self._availability
+        drawn = candidates(self._seed, t, len(gain), self._active)
+        if drawn is not None:
+            available &= drawn
         tokens = np.array(self._tokens(t), dtype=np.float64)
         if tokens.shape != gain.shape:
             raise AirtuneError(f"tokens({t}) must have one entry per device, {len(gain)}, got shape {tokens.shape}")
-        return Observation(t=t, gain=gain, available=available, tokens=tokens)
+        return Observation(t=t, gain=gain, available=available, tokens=tokens, candidates=drawn)
 
     def gain(self, t: int) -> FloatK:
         """Mean channel power gain g_k(t), linear, shape K."""

@@ -223,6 +223,8 @@ def _round_row(experiment: Experiment, state: State, record: Record, accuracy: f
         "energy_compute_j": float(outcome.compute_j.sum()),
         "energy_transmit_j": float(outcome.transmit_j.sum()),
         "tokens": float(outcome.tokens.sum()),
+        "uplink_bit": float(counts[1:] @ record.offer.payload_bit),
+        "downlink_bit": float(counts[1:] @ record.offer.downlink_bit),
         "loss": record.loss,
         "accuracy": accuracy,
         "objective": record.decision.objective,

@@ -10,7 +10,7 @@ import numpy as np
 from airtune.config import LearningConfig
 from airtune.control.baselines import UnlimitedPolicy
 from airtune.control.evaluation import validate_decision
-from airtune.control.problem import Cell, divergence, pose, remember
+from airtune.control.problem import Cell, divergence, own_offer, pose, remember
 from airtune.learning.basis import energy_ordered
 from airtune.learning.delivery import compensated
 from airtune.learning.engine import rates_at
@@ -23,6 +23,7 @@ from airtune.types import (
     Fleet,
     Memory,
     Observation,
+    Offer,
     Outcome,
     Policy,
     Problem,
@@ -62,6 +63,8 @@ class Record:
 
     observation: Observation
     problem: Problem
+    offer: Offer
+    """What was sent up and down for each module."""
     decision: Decision
     outcome: Outcome
     phi: float
@@ -84,7 +87,8 @@ def step(system: System, state: State) -> tuple[State, Record]:
     """
     clock = [time.perf_counter()]
     observation = system.world.observe(state.t)
-    problem = pose(system.cell, state.memory, observation, system.method.offer(state.t, state.server))
+    offer = system.method.offer(state.t, state.server) or own_offer(system.cell.modules)
+    problem = pose(system.cell, state.memory, observation, offer)
     clock.append(time.perf_counter())
     decision = system.policy(problem)
     clock.append(time.perf_counter())
@@ -95,7 +99,7 @@ def step(system: System, state: State) -> tuple[State, Record]:
     phi, phi_tight = divergence(system.cell, state.memory, decision)
     memory = remember(system.cell, state.memory, phi, phi_tight, outcome, heard.reports, decision.price)
     waits = (clock[1] - clock[0], clock[2] - clock[1])
-    record = Record(observation, problem, decision, outcome, phi, phi_tight, heard.loss, *waits)
+    record = Record(observation, problem, offer, decision, outcome, phi, phi_tight, heard.loss, *waits)
     return State(state.t + 1, adapters, server, memory), record
 
 

@@ -22,6 +22,10 @@ class RoundRow(TypedDict):
     energy_compute_j: float
     energy_transmit_j: float
     tokens: float
+    uplink_bit: float
+    """Sent up by those scheduled, delivered or not [bit]."""
+    downlink_bit: float
+    """Sent down to those scheduled [bit]."""
     loss: float | None
     """Mean training loss of those who delivered; null if nobody did."""
     accuracy: float | None

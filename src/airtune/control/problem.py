@@ -92,7 +92,7 @@ def pose(cell: Cell, memory: Memory, observation: Observation, offer: Offer | No
         offer: what the learning method sends in this round; None for the modules' own sizes.
     """
     devices, modules, radio = cell.devices, cell.modules, cell.radio
-    offer = offer or Offer(modules.payload_bit, modules.downlink_bit)
+    offer = offer or own_offer(modules)
     compute_s = compute_time_s(observation.tokens, modules.flop_per_token, devices.frequency_hz, devices.flop_per_cycle)
     compute_j = compute_energy_j(
         observation.tokens, modules.flop_per_token, devices.frequency_hz, devices.flop_per_cycle, devices.capacitance
@@ -130,6 +130,11 @@ def pose(cell: Cell, memory: Memory, observation: Observation, offer: Offer | No
         price=memory.price,
         candidates=observation.candidates,
     )
+
+
+def own_offer(modules: Modules) -> Offer:
+    """The modules' own sizes, for a method that asks for nothing else."""
+    return Offer(modules.payload_bit, modules.downlink_bit)
 
 
 def _round_weight(cell: Cell, t: int) -> float:

@@ -1,0 +1,167 @@
+"""Every federated LoRA method with error-free links and at 70 % delivery, everything else the same: the table.
+
+    python -m benchmarks.study_methods --data-dir GLUE --tasks sst2 qnli --seeds 3
+
+Runs are those of experiments/methods.toml. A run that was interrupted goes on, a finished one is read from the rows; so
+the study may be stopped and started again at will. `--shard I/N` does every Nth run, for several processes. Without
+`--data-dir` it prints the table of the rows that are there.
+"""
+
+import argparse
+import csv
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from scipy.stats import t as student
+
+from airtune import experiment
+from airtune.config import RunConfig
+from airtune.settings import read_config
+
+BASE = Path(__file__).parents[1] / "experiments" / "methods.toml"
+DELIVERIES = (1.0, 0.7)
+METHODS: dict[str, dict[str, Any]] = {
+    "nested": {},
+    "nested, energy basis": {"basis": "energy"},
+    "fedit": {"method": "fedit"},
+    "hetlora": {"method": "hetlora"},
+    "flexlora": {"method": "flexlora"},
+    "flora": {"method": "flora"},
+    "fedex": {"method": "fedex"},
+    "ffa": {"method": "ffa"},
+    "fedsa": {"method": "fedsa"},
+    "rolora": {"method": "rolora"},
+}
+LOSSES: dict[str, dict[str, Any]] = {
+    "nested, inverse": {"lost": "inverse"},
+    "nested, carry": {"lost": "carry"},
+    "nested, momentum": {"server_momentum": 0.5},
+    "nested, FedAdam": {"server_optimizer": "adam", "server_rate": 4e-3, "server_momentum": 0.9},
+}
+"""What else may be done about lost uploads; FedAdam, the default server, for comparison."""
+FIELDS = (
+    "task", "method", "delivery", "seed", "accuracy", "path", "delivered", "scheduled", "tokens", "uplink_bit",
+    "downlink_bit", "wall_s",
+)  # fmt: skip
+
+
+def configs(tasks: list[str], seeds: int) -> Iterator[tuple[dict[str, Any], RunConfig]]:
+    """Key and configuration of every run, seed by seed."""
+    base = read_config(str(BASE))
+    for seed in range(seeds):
+        for task in tasks:
+            for delivery in DELIVERIES:
+                for name, changes in {**METHODS, **LOSSES}.items():
+                    if delivery == 1.0 and "lost" in changes:
+                        continue  # the same run as without
+                    key = {"task": task, "method": name, "delivery": delivery, "seed": seed}
+                    yield (
+                        key,
+                        dataclasses.replace(
+                            base,
+                            seed=seed,
+                            task=dataclasses.replace(base.task, name=task),
+                            world=dataclasses.replace(base.world, delivery=delivery),
+                            learning=dataclasses.replace(base.learning, **changes),
+                        ),
+                    )
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """Rows of every file beside `path` that a shard may have written."""
+    rows: list[dict[str, str]] = []
+    for part in sorted(path.parent.glob(f"{path.stem}*.csv")):
+        with part.open(newline="") as file:
+            rows += csv.DictReader(file)
+    return rows
+
+
+def done(key: dict[str, Any], rows: list[dict[str, str]]) -> bool:
+    """Whether the run of this key has its row."""
+    return any(all(row[name] == str(value) for name, value in key.items()) for row in rows)
+
+
+def run(key: dict[str, Any], config: RunConfig, scratch: Path) -> dict[str, Any]:
+    """One run, and its row."""
+    out = scratch / "-".join(str(value).replace(", ", "_").replace(" ", "_") for value in key.values())
+    summary = experiment.run_or_resume(dataclasses.replace(config, out=out))
+    rounds = [json.loads(line) for line in (out / "rounds.jsonl").read_text().splitlines()]
+    total = {name: sum(row[name] for row in rounds) for name in FIELDS[6:11]}
+    path = " ".join(f"{row['accuracy']:.4f}" for row in rounds if row["accuracy"] is not None)
+    shutil.rmtree(out)
+    return {**key, "accuracy": summary["accuracy"], "path": path, **total, "wall_s": round(summary["wall_s"], 1)}
+
+
+def append(path: Path, row: dict[str, Any]) -> None:
+    """One row more."""
+    new = not path.exists()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def interval(values: list[float]) -> str:
+    """Mean and 95 % t-interval in per cent; the mean alone for one value."""
+    if len(values) < 2:
+        return f"{100 * values[0]:.1f}" if values else "–"
+    half = float(student.ppf(0.975, len(values) - 1)) * stdev(values) / len(values) ** 0.5
+    return f"{100 * mean(values):.1f} ± {100 * half:.1f}"
+
+
+def table(rows: list[dict[str, str]], task: str) -> str:
+    """The methods of one task in Markdown."""
+    found = {(row["method"], float(row["delivery"]), int(row["seed"])): row for row in rows if row["task"] == task}
+    lines = [
+        "| method | error-free | 70 % delivery | change, paired | delivered | up Mbit/round | down Mbit/round | seeds |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name in {**METHODS, **LOSSES}:
+        seeds = {d: sorted(s for n, e, s in found if n == name and e == d) for d in DELIVERIES}
+        accuracy = {d: {s: float(found[name, d, s]["accuracy"]) for s in seeds[d]} for d in DELIVERIES}
+        if not any(accuracy.values()):
+            continue
+        both = [s for s in seeds[1.0] if s in seeds[0.7]]
+        drop = [accuracy[0.7][s] - accuracy[1.0][s] for s in both]
+        mine = [found[name, d, s] for d in DELIVERIES for s in seeds[d]]
+        lossy = [row for row in mine if float(row["delivery"]) < 1.0]
+        delivered = [float(row["delivered"]) / float(row["scheduled"]) for row in lossy]
+        rounds = read_config(str(BASE)).rounds
+        up, down = (mean(float(row[f"{way}link_bit"]) / rounds / 1e6 for row in mine) for way in ("up", "down"))
+        cells = [interval(list(accuracy[1.0].values())), interval(list(accuracy[0.7].values())), interval(drop)]
+        cells += [interval(delivered), f"{up:.1f}", f"{down:.1f}", f"{len(seeds[1.0])} / {len(seeds[0.7])}"]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run what is not done yet, then print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data-dir", type=Path, help="folder of GLUE task folders; without it, only the table")
+    parser.add_argument("--tasks", nargs="+", default=["sst2", "qnli"])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--shard", default="0/1", help="I/N: every Nth run from the Ith, rows in a file of its own")
+    parser.add_argument("--out", type=Path, default=Path("experiments/results/methods/rows.csv"))
+    parser.add_argument("--scratch", type=Path, default=Path("runs/methods"))
+    given = parser.parse_args()
+    part, parts = map(int, given.shard.split("/"))
+    own = given.out if parts == 1 else given.out.with_name(f"{given.out.stem}-{part}.csv")
+    if given.data_dir is not None:
+        for number, (key, config) in enumerate(configs(given.tasks, given.seeds)):
+            if number % parts == part and not done(key, read(given.out)):
+                placed = dataclasses.replace(config, data_dir=given.data_dir, threads=given.threads)
+                append(own, run(key, placed, given.scratch))
+    for task in given.tasks:
+        print(f"\n{task}\n\n{table(read(given.out), task)}")
+
+
+if __name__ == "__main__":
+    main()

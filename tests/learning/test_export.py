@@ -8,17 +8,19 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForSequenceClassification, BertTokenizerFast
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertTokenizerFast
 
 from airtune.config import LearningConfig, ModelConfig, ModulesConfig
 from airtune.learning import export
 from airtune.learning.assets import load_classifier, resolve_model
 from airtune.learning.engine import Engine
-from airtune.learning.export import export_peft
+from airtune.learning.export import export_merged, export_peft
 from airtune.learning.lora import family_of, install
 from airtune.types import AirtuneError
 
 LABELS = ("bad", "so-so", "good")
+CARD = "---\ntags:\n- airtune\n---\n# Card\n"
 
 
 @pytest.fixture
@@ -141,3 +143,86 @@ def test_a_folder_of_something_else_is_refused(base, tmp_path, kit):
     (tmp_path / "empty").mkdir()
     export_peft(tmp_path / "empty", adapters, engine.family, source, LABELS)
     assert (tmp_path / "empty" / "adapter_config.json").exists()
+
+
+def with_changes(adapters, family, rank, seed=5):
+    """The adapter and, for every matrix but the first, a dense change of the given rank as FLoRA and FedEx keep it."""
+    draw = torch.Generator().manual_seed(seed)
+    changes = {}
+    for number, matrix in enumerate(family.matrices):
+        left = torch.randn(matrix.out_features, rank, generator=draw)
+        right = torch.randn(rank, matrix.in_features, generator=draw)
+        changes[f"{matrix.name}.merged"] = (0.05 if number else 0.0) * (left @ right)
+    return adapters | changes
+
+
+@pytest.mark.parametrize("rank", [1, 6, 40])
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_peft_carries_what_was_merged_into_the_frozen_weights(base, tmp_path, kit, kind, rank):
+    folder = base(kind)
+    source, engine, tokens = engine_of(folder, kit, kind)
+    family, index = engine.family, np.arange(len(tokens))
+    plain = kit.random_adapters(family)
+    adapters = with_changes(plain, family, rank)
+    export_peft(tmp_path / "adapter", adapters, family, source, LABELS)
+    want = engine.logits(adapters, tokens, index)
+    got = peft_logits(folder, tmp_path / "adapter", kit, tokens, index)
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-4 * max(1.0, np.abs(want).max()))
+    assert np.abs(got - engine.logits(plain, tokens, index)).max() > 0.05 * np.abs(want).max()
+    config = json.loads((tmp_path / "adapter/adapter_config.json").read_text())
+    written = load_file(tmp_path / "adapter/adapter_model.safetensors")
+    for number, matrix in enumerate(family.matrices):  # the same product, at the rank of the sum and no higher
+        a, b = (written[f"base_model.model.{matrix.name}.{x}.weight"].double() for x in ("lora_A", "lora_B"))
+        dense = adapters[f"{matrix.name}.merged"].double()
+        dense += 2.0 * adapters[f"{matrix.name}.lora_B"].double() @ adapters[f"{matrix.name}.lora_A"].double()
+        alpha = config["alpha_pattern"].get(matrix.name, config["lora_alpha"])
+        np.testing.assert_allclose(alpha / len(a) * (b @ a), dense, atol=1e-5)
+        assert len(a) == (min(4 + rank, *dense.shape) if number else 4) == np.linalg.matrix_rank(dense.float())
+
+
+@pytest.mark.parametrize("changed", [False, True])
+@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "llama"])
+def test_the_merged_model_is_a_plain_one(base, tmp_path, kit, kind, changed):
+    folder = base(kind)
+    source, engine, tokens = engine_of(folder, kit, kind)
+    adapters, index = kit.random_adapters(engine.family), np.arange(len(tokens))
+    export_peft(tmp_path / "adapter", adapters, engine.family, source, LABELS)
+    if changed:
+        adapters = with_changes(adapters, engine.family, 3)
+    for name in ("one", "two"):
+        export_merged(tmp_path / name, adapters, engine.family, source, LABELS, CARD)
+    model, info = AutoModelForSequenceClassification.from_pretrained(tmp_path / "one", output_loading_info=True)
+    assert not any(info.values()) and type(model).__module__.startswith("transformers.")
+    with torch.no_grad():
+        got = kit.padded_logits(model.eval(), tokens, index).numpy()
+    want = engine.logits(adapters, tokens, index)
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * max(1.0, np.abs(want).max()))
+    assert [model.config.id2label[i] for i in range(3)] == list(LABELS) and model.config.label2id["good"] == 2
+    assert AutoTokenizer.from_pretrained(tmp_path / "one")("w1 w2")["input_ids"] == [2, 6, 7, 3]
+    written = [{path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two")]
+    assert written[0] == written[1] and "adapter_config.json" not in written[0]
+    assert all(str(tmp_path).encode() not in content for content in written[0].values())
+    if not changed:  # PEFT's own merge gives the same weights
+        plain = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=len(LABELS))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            theirs = PeftModel.from_pretrained(plain, tmp_path / "adapter").merge_and_unload()
+        for name, tensor in theirs.state_dict().items():
+            np.testing.assert_allclose(model.state_dict()[name], tensor, atol=1e-6, err_msg=name)
+
+
+def test_a_merged_model_replaces_only_one_of_ours(base, tmp_path, kit):
+    folder = base("bert")
+    source, engine, _ = engine_of(folder, kit, "bert")
+    adapters = kit.random_adapters(engine.family)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    export_peft(tmp_path / "adapter", adapters, engine.family, source, LABELS, CARD)
+    for out in (folder, tmp_path / "adapter"):
+        with pytest.raises(AirtuneError, match=r"exists and is no model that airtune exported; choose another$"):
+            export_merged(out, adapters, engine.family, source, LABELS, CARD)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    for _ in range(2):
+        export_merged(tmp_path / "out", adapters, engine.family, source, LABELS, CARD)
+    assert (tmp_path / "out/README.md").read_text() == (tmp_path / "adapter/README.md").read_text() == CARD
+    with pytest.raises(AirtuneError, match=r"exists and is no adapter folder; choose another$"):
+        export_peft(tmp_path / "out", adapters, engine.family, source, LABELS, CARD)

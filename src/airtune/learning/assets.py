@@ -132,7 +132,7 @@ def load_classifier(source: ModelSource, num_labels: int) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    with _quiet(), torch.random.fork_rng(devices=[]):
+    with quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         try:
             model, info = AutoModelForSequenceClassification.from_pretrained(
@@ -154,7 +154,7 @@ def load_classifier(source: ModelSource, num_labels: int) -> tuple[Any, Any]:
 
 
 @contextmanager
-def _quiet() -> Generator[None]:
+def quiet() -> Generator[None]:
     """Silence what Transformers prints about a head that is new anyway, and its progress bars; then restore."""
     from transformers.utils import logging
 

@@ -120,7 +120,7 @@ def table(rows: list[dict[str, str]], task: str) -> str:
     """The methods of one task in Markdown."""
     found = {(row["method"], float(row["delivery"]), int(row["seed"])): row for row in rows if row["task"] == task}
     lines = [
-        "| method | error-free | 70 % delivery | change, paired | delivered | up Mbit/round | down Mbit/round | seeds |",
+        "| method | error-free | 70 % delivery | change, paired | delivered | up Mbit/round | down Mbit/round | runs |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name in {**METHODS, **LOSSES}:

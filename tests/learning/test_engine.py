@@ -256,3 +256,86 @@ def test_accuracy_counts_the_right_ones(kit):
     want = float((guess.numpy() == case.tokens.label[index]).mean())
     assert case.engine.accuracy(adapters, case.tokens, index) == pytest.approx(want)
     assert 0 < want < 1
+
+
+def test_what_is_fixed_is_present_but_not_trained(kit):
+    """With A fixed, B and head move by their part of a plain gradient step, and A is not in the upload."""
+    config = LearningConfig(optimizer="sgd", clip_norm=1e9)
+    case = kit.setup("bert", RANKS, DEPTHS, config, double=True)
+    start = double_start(kit, case, 1)
+    whole = case.engine.train(start, case.tokens, BATCHES[:1], RATES).delta
+    fixed = {name: tensor for name, tensor in start.items() if name.endswith("lora_A")}
+    loose = {name: tensor for name, tensor in start.items() if name not in fixed}
+    part = case.engine.train(loose, case.tokens, BATCHES[:1], RATES, fixed=fixed).delta
+    assert fixed and part.keys() == loose.keys()
+    for name in part:
+        torch.testing.assert_close(part[name], whole[name], rtol=1e-9, atol=1e-12)
+
+
+def test_merged_changes_are_changes_of_the_frozen_weights(kit):
+    """Logits with `merged` are those of a plain model whose weights were changed."""
+    case = kit.setup("bert", RANKS, DEPTHS)
+    adapters = kit.random_adapters(case.family)
+    changed = copy.deepcopy(kit.merged(case.plain, case.family, adapters, 2))
+    parameters, draw = dict(changed.named_parameters()), torch.Generator().manual_seed(0)
+    for matrix in case.family.matrices:
+        change = 0.1 * torch.randn(matrix.out_features, matrix.in_features, generator=draw)
+        adapters[f"{matrix.name}.merged"] = change
+        parameters[f"{matrix.name}.weight"].data += change
+    index = np.arange(6)
+    want = kit.padded_logits(changed, case.tokens, index).detach().numpy()
+    np.testing.assert_allclose(case.engine.logits(adapters, case.tokens, index), want, rtol=1e-3, atol=1e-4)
+    for matrix in case.family.matrices:  # and it is gone with the next adapter
+        del adapters[f"{matrix.name}.merged"]
+    assert np.abs(case.engine.logits(adapters, case.tokens, index) - want).max() > 1e-2
+
+
+def test_fedprox_pulls_back_by_hand(kit):
+    """SGD on the loss and (μ/2)‖θ − θ_t‖²: the second of two equal steps is the plain one less η μ times the first."""
+    for proximal in (0.0, 3.0):
+        config = LearningConfig(optimizer="sgd", clip_norm=1e9, proximal=proximal)
+        case = kit.setup("bert", RANKS, DEPTHS, config, double=True)
+        start = double_start(kit, case, 1)
+        one = case.engine.train(start, case.tokens, BATCHES[:1], RATES).delta
+        there = {name: start[name] + one[name] for name in start}
+        plain = kit.setup("bert", RANKS, DEPTHS, LearningConfig(optimizer="sgd", clip_norm=1e9), double=True)
+        next_step = plain.engine.train(there, case.tokens, BATCHES[1:2], RATES).delta
+        two = case.engine.train(start, case.tokens, BATCHES[:2], RATES).delta
+        for name in start:
+            rate = RATES.adapter if "lora" in name else RATES.head
+            want = one[name] + next_step[name] - rate * proximal * one[name]
+            torch.testing.assert_close(two[name], want, rtol=1e-9, atol=1e-13, msg=name)
+
+
+def test_pruning_adds_the_gradient_of_the_tail_s_norm(kit):
+    """One SGD step with weight λ: B's columns beyond module 1 move by −η λ ‖A‖ B/‖B‖ more, its first ones as before."""
+    weight = 0.5
+    config = LearningConfig(optimizer="sgd", clip_norm=1e9, prune_weight=weight)
+    case = kit.setup("bert", RANKS, (4, 4), config, double=True)
+    start = {name: tensor.double() for name, tensor in kit.random_adapters(case.family).items()}
+    plain = case.engine.train(start, case.tokens, BATCHES[:1], RATES).delta
+    pruned = case.engine.train(start, case.tokens, BATCHES[:1], RATES, pruning=1).delta
+    for matrix in case.family.matrices:
+        a, b = start[f"{matrix.name}.lora_A"][2:], start[f"{matrix.name}.lora_B"][:, 2:]
+        name = f"{matrix.name}.lora_B"
+        more = pruned[name] - plain[name]
+        assert more[:, :2].abs().max() < 1e-12
+        torch.testing.assert_close(
+            more[:, 2:], -RATES.adapter * weight * a.norm() * b / b.norm(), rtol=1e-6, atol=1e-12
+        )
+
+
+@pytest.mark.parametrize(
+    ("schedule", "want"),
+    [
+        ("cosine", [0.25, 0.5, 0.75, 1.0, 0.55, 0.1]),
+        ("linear", [0.25, 0.5, 0.75, 1.0, 0.55, 0.1]),
+        ("constant", [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]),
+    ],
+)
+def test_rates_rise_then_fall(schedule, want):
+    """Three rounds of warm-up, then from 1 in round 3 to a tenth in round 5, half way down in round 4."""
+    config = LearningConfig(schedule=schedule, warmup_rounds=3, final_rate=0.1, rate=2.0, head_rate=1.0)
+    got = [rates_at(config, t, 6) for t in range(6)]
+    assert [one.server for one in got] == pytest.approx(want)
+    assert [one.adapter for one in got] == pytest.approx([2.0 * x for x in want])

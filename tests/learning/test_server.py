@@ -96,3 +96,43 @@ def test_block_takes_one_step_size_for_each_tensor():
     for name in SHAPES:
         rms = change[name].pow(2).mean().sqrt()
         torch.testing.assert_close(theta[name] - start[name], 5 * 0.01 * change[name] / rms, rtol=1e-4, atol=1e-6)
+
+
+def test_yogi_by_hand():
+    """v moves by (1−β₂) Δ² towards Δ², whatever its distance; no correction of it, ε = 1e-3 (Reddi et al. 2021)."""
+    config = LearningConfig(
+        server_optimizer="yogi", server_rate=0.1, server_momentum=0.5, server_memory=0.9, average=0.0
+    )
+    theta, server = filled(0.0), first_server(filled(0.0))
+    v = m = x = 0.0
+    for step, delta in enumerate((2.0, 1.0, -3.0), 1):
+        theta, server = server_step(theta, server, filled(delta), config, 1.0)
+        m = 0.5 * m + 0.5 * delta
+        v = v - 0.1 * np.sign(v - delta**2) * delta**2
+        x += 0.1 * m / (1 - 0.5**step) / (v**0.5 + 1e-3)
+    for name in SHAPES:
+        np.testing.assert_allclose(theta[name].numpy(), x, rtol=1e-5)
+
+
+def test_a_factor_whose_turn_it_is_not_stays_with_its_momentum():
+    """Adam's bias correction counts the rounds of each tensor: after one change each, both have moved alike."""
+    config = LearningConfig(server_optimizer="adam", server_rate=0.02, average=0.0)
+    theta, server = filled(0.25), first_server(filled(0.25))
+    a, b = "net.layer.0.query.lora_A", "net.layer.0.query.lora_B"
+    for name in (b, a):
+        theta, server = server_step(theta, server, {name: torch.ones(SHAPES[name])}, config, 1.0)
+    assert server.steps == {a: 1, b: 1, "score.bias": 0}
+    torch.testing.assert_close(theta[a], torch.full(SHAPES[a], 0.27))
+    torch.testing.assert_close(theta[b], torch.full(SHAPES[b], 0.27))
+    assert (theta["score.bias"] == 0.25).all()
+
+
+def test_changes_of_frozen_weights_are_added_as_they_are():
+    theta = filled(0.25) | {"net.layer.0.query.merged": torch.zeros(2, 3)}
+    server = first_server(theta)
+    assert "net.layer.0.query.merged" not in server.momentum
+    change = filled(0.0) | {"net.layer.0.query.merged": torch.ones(2, 3)}
+    for _ in range(2):
+        theta, server = server_step(theta, server, change, mean_config(server_momentum=0.9, average=0.0), 1.0)
+    assert (theta["net.layer.0.query.merged"] == 2.0).all()
+    assert (server.average["net.layer.0.query.merged"] == 2.0).all()

@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq
 
 from airtune.config import WorldConfig
-from airtune.physics.link import OutageLink, WaterfallLink, link_of, success_probability
+from airtune.physics.link import (
+    GivenLink,
+    OutageLink,
+    WaterfallLink,
+    link_of,
+    success_probability,
+    threshold_for,
+)
 from airtune.types import AirtuneError, Link, Radio
 
 LINK = OutageLink(noise_w_per_hz=4e-21, snr_gap=2.0)
@@ -105,3 +112,21 @@ def test_bad_links_are_refused():
         OutageLink(0.0, 2.0)
     with pytest.raises(AirtuneError, match="m_linear"):
         WaterfallLink(4e-21, -1.0, 2.0)
+
+
+@pytest.mark.parametrize("delivery", [0.05, 0.7, 0.999])
+def test_given_delivery_is_met_in_the_mean_and_the_far_lose_more(delivery):
+    received = np.random.default_rng(0).lognormal(-25.0, 2.0, (30, 20))
+    link = GivenLink(threshold_for(delivery, received))
+    c = link.outage_power_w(1e6, 3.0, 1e5, received / 0.2)
+    pi = success_probability(c, 0.2, link.power_min_w(1e6, 3.0, 1e5, received / 0.2))
+    assert pi.mean() == pytest.approx(delivery, abs=1e-9)
+    order = np.argsort(received, axis=None)
+    assert (np.diff(pi.ravel()[order]) >= 0).all()
+    assert (link.outage_power_w(9e9, 0.1, 1.0, received / 0.2) == c).all()  # whatever the size, time and band
+    assert link.outage_power_w(1e6, 3.0, 0.0, 1e-9) == np.inf
+
+
+def test_error_free_delivery_loses_nothing():
+    link = GivenLink(threshold_for(1.0, np.array([1e-12])))
+    assert success_probability(link.outage_power_w(1e6, 1.0, 1.0, 1e-15), 1e-3) == 1.0

@@ -51,7 +51,7 @@ def padded_mean(adapters: Mapping[str, Tensor], updates: Iterable[Update], whole
 def _summed(adapters: Mapping[str, Tensor], updates: Iterable[Update]) -> tuple[Adapters, Adapters, float]:
     """Σ ω_k g_k, the weight that covers each component (broadcastable to the tensor), and the weight of all."""
     total = {name: torch.zeros_like(tensor) for name, tensor in adapters.items()}
-    mass = {name: torch.zeros(_component_shape(name, tensor)) for name, tensor in adapters.items()}
+    mass = {name: tensor.new_zeros(_component_shape(name, tensor)) for name, tensor in adapters.items()}
     weight = 0.0
     for update in updates:
         weight += update.weight

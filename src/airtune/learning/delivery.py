@@ -49,7 +49,7 @@ def compensated(
         case "carry":
             for update in updates:
                 anew.update({_key(update.device, name): tensor for name, tensor in update.delta.items()})
-                anew[_key(update.device, "")] = torch.tensor([update.module, update.weight]).double()
+                anew[_key(update.device, "")] = torch.tensor([update.module, update.weight], dtype=torch.float64)
                 yield update
             yield from _last(np.flatnonzero(outcome.scheduled & ~outcome.delivered).tolist(), kept)
 

@@ -185,7 +185,9 @@ class FedEx:
 def _unmerged(adapters: Adapters) -> Adapters:
     """A zero change of every adapted matrix."""
     return {
-        f"{name}.merged": torch.zeros(len(adapters[f"{name}.lora_B"]), adapters[f"{name}.lora_A"].shape[1])
+        f"{name}.merged": adapters[f"{name}.lora_A"].new_zeros(
+            len(adapters[f"{name}.lora_B"]), adapters[f"{name}.lora_A"].shape[1]
+        )
         for name in matrices_of(adapters)
     }
 

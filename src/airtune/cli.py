@@ -20,7 +20,7 @@ USAGE = """usage: airtune COMMAND …
                          the same channels, splits and initial weights under several policies,
                          named as policy.name or as your own Python files
   show RUN [RUN …]       tables and plots of a run, or of several side by side
-  export RUN --out DIR   the adapter as a standard PEFT folder
+  export RUN --out DIR   the adapter as a standard PEFT folder; --merged: as a plain model
   solve FILE.json|- [--solver joint|alternating|exact] [--json]
                          one round's problem of your own: module, power and bandwidth per device
   verify [--instances 10000 --seed 0 --out DIR]

@@ -14,9 +14,10 @@ import torch
 from numpy.typing import NDArray
 
 from airtune.build import Experiment, Learner, build, learner_of, use_threads
+from airtune.card import Judged, card_of
 from airtune.config import RunConfig
 from airtune.display import RunDisplay
-from airtune.learning.export import export_peft
+from airtune.learning.export import export_merged, export_peft
 from airtune.learning.lora import Adapters
 from airtune.learning.pypi import MINILM
 from airtune.learning.server import ServerState
@@ -195,7 +196,8 @@ def _finish(
     config, learner = experiment.config, experiment.learner
     accuracy = _accuracy(experiment, state, np.arange(len(learner.dev)))
     family, names = learner.engine.family, learner.data.label_names
-    export_peft(folder.adapter_path, state.server.average, family, learner.source, names)
+    card = card_of(folder, "peft", state.t, names, Judged(accuracy, len(learner.dev)))
+    export_peft(folder.adapter_path, state.server.average, family, learner.source, names, card)
     rows = folder.read_rounds()
     summary = dict(
         summarise(
@@ -305,16 +307,29 @@ def _from_checkpoint(tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> 
     return State(int(meta["t"]), part("adapters/"), server, memory)
 
 
-def export(path: Path, out: Path) -> str:
-    """Write a run's adapter (of its last finished round, if it has not ended) as a PEFT folder; returns one line."""
+def export(path: Path, out: Path, *, merged: bool = False) -> str:
+    """Write a run's adapter (of its last finished round, if it has not ended) to a folder; returns one line.
+
+    Args:
+        path: the run folder.
+        out: folder to write.
+        merged: write a plain Transformers model with the adapter merged into it, instead of a PEFT folder.
+
+    Raises:
+        AirtuneError: no run folder, no finished round, model or data missing, or `out` holds something else.
+    """
     folder = RunFolder.open(path)
     config = load(folder.read_config(), str(path))
     checkpoint = folder.load_checkpoint()
     if checkpoint is None:
         raise AirtuneError(f"run folder {path} has no finished round to export")
-    state = _from_checkpoint(*checkpoint)
+    state, summary = _from_checkpoint(*checkpoint), folder.read_summary()
     learner = learner_of(config)
-    export_peft(out, state.server.average, learner.engine.family, learner.source, learner.data.label_names)
-    summary = folder.read_summary()
+    names = learner.data.label_names
+    judged = Judged(summary["accuracy"], summary["accuracy_samples"]) if summary else None
+    card = card_of(folder, "merged" if merged else "peft", state.t, names, judged)
+    write = export_merged if merged else export_peft
+    write(out, state.server.average, learner.engine.family, learner.source, names, card)
     told = f"dev accuracy {summary['accuracy']:.4f}" if summary else f"unfinished run, after round {state.t}"
-    return f"{out}: PEFT adapter over {learner.source.name} ({told})"
+    what = "merged into" if merged else "over"
+    return f"{out}: {'model with the adapter' if merged else 'PEFT adapter'} {what} {learner.source.name} ({told})"

@@ -100,18 +100,20 @@ def compare_command(arguments: list[str]) -> None:
 
 @dataclasses.dataclass
 class _Export:
-    """Write a run's adapter as a standard PEFT folder, which `PeftModel.from_pretrained` loads."""
+    """Write a run's adapter as a standard PEFT folder, which `PeftModel.from_pretrained` loads, or a merged model."""
 
     run: tyro.conf.Positional[Path]
     """Run folder."""
     out: Path
     """Folder to write."""
+    merged: bool = False
+    """Write a plain Transformers model with the adapter merged into it, which needs no PEFT."""
 
 
 def export_command(arguments: list[str]) -> None:
-    """airtune export RUN --out DIR."""
+    """airtune export RUN --out DIR [--merged]."""
     asked = parse(_Export, arguments, "airtune export")
     quiet_libraries()
     from airtune.experiment import export
 
-    print(export(asked.run, asked.out))
+    print(export(asked.run, asked.out, merged=asked.merged))

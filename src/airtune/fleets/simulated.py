@@ -8,7 +8,8 @@ from torch import Tensor
 
 from airtune.control.evaluation import chosen
 from airtune.learning.data import TokenSet
-from airtune.learning.engine import Engine, log_prior, rates_at
+from airtune.learning.engine import Engine, Rates, Trained, log_prior, rates_at
+from airtune.learning.stacked import Job, fits, train_stack
 from airtune.physics.cost import upload_energy_j
 from airtune.physics.fading import arrives, rayleigh_power
 from airtune.physics.link import success_probability
@@ -106,17 +107,40 @@ class SimulatedFleet:
     ) -> Iterator[Update]:
         engine = self.engine
         rates = rates_at(engine.config, t, self.rounds)
-        for device in map(int, np.flatnonzero(delivered)):
-            module = int(decision.module[device])
-            batches = self.batches(t, device)
-            label = self.tokens.label[np.concatenate(batches)]
-            prior = log_prior(label, engine.classes) if engine.config.prior_correction else None
-            rest = engine.family.rest(adapters, module) if engine.config.context == "whole" else None
-            start = engine.family.slice(adapters, module)
-            trained = engine.train(start, self.tokens, batches, rates, prior, rest, measure=self.measured)
-            reading = trained.reading
-            report = None if reading is None else Report(device, module, reading.energy, reading.noise)
-            yield Update(device, module, float(self._weight[device]), trained.delta, trained.loss, report)
+        for stack in self._stacks(decision, delivered):
+            jobs = [self._job(adapters, device, int(decision.module[device]), t) for device in stack]
+            for device, trained in zip(stack, self._train(jobs, rates), strict=True):
+                module, reading = int(decision.module[device]), trained.reading
+                report = None if reading is None else Report(device, module, reading.energy, reading.noise)
+                yield Update(device, module, float(self._weight[device]), trained.delta, trained.loss, report)
+
+    def _stacks(self, decision: Decision, delivered: BoolK) -> list[list[int]]:
+        """Devices trained together: one by one in their order, or up to `learning.stack` of one module, by module."""
+        devices, size = np.flatnonzero(delivered), self.engine.config.stack
+        if size == 1 or self.measured:
+            return [[int(device)] for device in devices]
+        module = decision.module[devices]
+        alike = [devices[module == number].tolist() for number in np.unique(module)]
+        return [own[first : first + size] for own in alike for first in range(0, len(own), size)]
+
+    def _job(self, adapters: Mapping[str, Tensor], device: int, module: int, t: int) -> Job:
+        config, family = self.engine.config, self.engine.family
+        batches = self.batches(t, device)
+        label = self.tokens.label[np.concatenate(batches)]
+        return Job(
+            family.slice(adapters, module),
+            batches,
+            log_prior(label, self.engine.classes) if config.prior_correction else None,
+            family.rest(adapters, module) if config.context == "whole" else None,
+        )
+
+    def _train(self, jobs: Sequence[Job], rates: Rates) -> list[Trained]:
+        if len(jobs) > 1 and all(fits(jobs[0], job) for job in jobs[1:]):
+            return train_stack(self.engine, self.tokens, jobs, rates)
+        return [
+            self.engine.train(job.start, self.tokens, job.batches, rates, job.prior, job.rest, measure=self.measured)
+            for job in jobs
+        ]
 
 
 def balanced(shuffled: NDArray[np.int64], label: NDArray[np.int64], count: int) -> NDArray[np.int64]:

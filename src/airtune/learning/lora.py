@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from airtune.config import ModulesConfig
+from airtune.learning.grouped import Groups
 from airtune.rng import Stream, generator
 from airtune.types import AirtuneError
 
@@ -131,6 +132,8 @@ class NestedLinear(nn.Module):
         self.a: Tensor | None = None
         self.b: Tensor | None = None
         self.rest: tuple[Tensor, Tensor] | None = None
+        self.groups: Groups | None = None
+        """Whose rows are whose, while slices are stacks [D × r × in] and [D × out × r]."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [… × in] to [… × out]; without a slice this is the frozen layer alone."""
@@ -139,7 +142,10 @@ class NestedLinear(nn.Module):
             return y
         flat, rows = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
         for a, b in ((self.a, self.b), *(() if self.rest is None else (self.rest,))):
-            rows = torch.addmm(rows, functional.linear(flat, a), b.t(), alpha=self.scale)
+            if self.groups is not None and a.dim() == 3:
+                rows = torch.add(rows, self.groups.product(flat, a, b), alpha=self.scale)
+            else:
+                rows = torch.addmm(rows, functional.linear(flat, a), b.t(), alpha=self.scale)
         return rows.view(y.shape)
 
 

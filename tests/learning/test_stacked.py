@@ -51,7 +51,7 @@ def assert_same(got, want, tolerance, floor=0.0):
         assert ours.delta.keys() == theirs.delta.keys()
         for name, change in theirs.delta.items():
             assert ours.delta[name].dtype == change.dtype and not ours.delta[name].requires_grad
-            assert change.norm() > 1e-4
+            assert change.norm() > 1e-5
             assert float((ours.delta[name] - change).norm()) <= tolerance * float(change.norm()) + floor, name
 
 
@@ -114,7 +114,7 @@ def test_the_engine_trains_one_by_one_after_a_stack(kit):
 
 
 def test_bf16_agrees_to_its_digits(kit):
-    """Autocast stays near fp32, is not fp32, and is the same stacked or not to bf16 rounding."""
+    """Autocast is not fp32, and a stack is as near to fp32 as a device by itself."""
     jobs = None
     results = {}
     for precision in ("fp32", "bf16"):
@@ -122,13 +122,17 @@ def test_bf16_agrees_to_its_digits(kit):
         jobs = jobs_of(kit, case, 2)
         results[precision] = train_stack(case.engine, case.tokens, jobs, RATES)
         results[precision, "single"] = one_by_one(case, jobs)
-    for other in (results["fp32"], results["bf16", "single"]):
-        for ours, theirs in zip(results["bf16"], other, strict=True):
-            assert ours.loss == pytest.approx(theirs.loss, rel=0.03)
-            change = torch.cat([x.flatten() for x in ours.delta.values()])
-            want = torch.cat([theirs.delta[name].flatten() for name in ours.delta])
-            assert change.dtype == torch.float32
-            assert float((change - want).norm()) < 0.1 * float(want.norm())
+    exact = results["fp32"]
+
+    def errors(got):
+        ours, theirs = (torch.cat([x.flatten() for one in r for x in one.delta.values()]) for r in (got, exact))
+        assert ours.dtype == torch.float32
+        loss = max(abs(a.loss - b.loss) for a, b in zip(got, exact, strict=True))
+        return loss, float((ours - theirs).norm() / theirs.norm())
+
+    stacked, single = errors(results["bf16"]), errors(results["bf16", "single"])
+    assert single[0] < 0.1 and single[1] < 0.2, single
+    assert stacked[0] < 2 * single[0] + 0.01 and stacked[1] < 2 * single[1], (stacked, single)
     assert results["bf16"][0].loss != results["fp32"][0].loss
 
 

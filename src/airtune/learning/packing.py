@@ -50,7 +50,7 @@ class Packed:
 
     def to(self, device: torch.device) -> "Packed":
         """The batch on another device."""
-        moved = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         return Packed(**{name: None if x is None else x.to(device) for name, x in moved.items()})
 
 
@@ -221,7 +221,7 @@ class Packer:
 
     def classify(self, count: int) -> Tensor:
         """Class scores [S × classes] of what the backbone hands on for `count` samples."""
-        return self.model(input_ids=torch.full((count, 1), self.marker, device=self.model.device)).logits
+        return self.model(input_ids=torch.full((count, 1), self.marker, device=_current.batch.first.device)).logits
 
 
 class Bucketer:

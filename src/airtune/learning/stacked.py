@@ -6,10 +6,10 @@ so the gradient of the sum of losses is each device's own gradient, and optimise
 every device as `Engine.train` would.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -168,15 +168,15 @@ class Heads:
         backbone = getattr(self.model, prefix)
         out = batcher.pooled(tokens, index)
         cuts = list(samples.sizes)
-        hidden = out.last_hidden_state.split(cuts)
-        pooled = [None] * len(cuts) if out.pooler_output is None else out.pooler_output.split(cuts)
+        hidden = cast(Tensor, out.last_hidden_state).split(cuts)
+        pooled = None if out.pooler_output is None else out.pooler_output.split(cuts)
         scores: list[Tensor] = []
         try:
             for d, size in enumerate(cuts):
                 for name, stack in self.tensors.items():
                     owner, last = name.rsplit(".", 1)
                     setattr(self.model.get_submodule(owner), last, stack[d])
-                setattr(self.model, prefix, Given(hidden[d], pooled[d]))
+                setattr(self.model, prefix, Given(hidden[d], None if pooled is None else pooled[d]))
                 scores.append(batcher.classify(size))
         finally:
             setattr(self.model, prefix, backbone)
@@ -196,7 +196,7 @@ class Given(nn.Module):
 
 
 @contextmanager
-def _heads(engine: Engine, part: Mapping[str, Tensor]) -> Iterator[Heads]:
+def _heads(engine: Engine, part: Mapping[str, Tensor]) -> Generator[Heads]:
     """Stacked layers in place of the head's linear ones, and the model as it was afterwards."""
     model = engine.model
     tensors = {name: part[name] for name, _ in engine.family.head}

@@ -284,6 +284,13 @@ class LearningConfig:
     """Decay of the running average of the global adapter that is evaluated and exported; 0 for none."""
     packing: Literal["auto", "packed", "bucketed"] = "auto"
     """packed: sequences back to back; bucketed: padded, sorted by length; auto: packed where it is exact."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the model runs; auto: cuda where there is one."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: training passes run in autocast; adapters, optimiser and evaluation stay in fp32."""
+    stack: Count = 1
+    """Devices of one module trained in one pass; 1 on a CPU, more keep a GPU busy at the price of as much more memory.
+    Devices that report on their gradient (`constants.source` estimated) train one by one."""
 
     @model_validator(mode="after")
     def _plain_server(self) -> "LearningConfig":

@@ -1,6 +1,7 @@
 """A fleet on this machine: local fine-tuning is real, delivery is drawn from the fading."""
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby, islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +10,7 @@ from airtune.control.evaluation import chosen
 from airtune.fleets.workers import Job, Workers
 from airtune.learning.data import TokenSet
 from airtune.learning.engine import Engine, Trained, log_prior, rates_at
+from airtune.learning.stacked import fits, pupil_of, train_stack
 from airtune.physics.cost import upload_energy_j
 from airtune.physics.fading import arrives, rayleigh_power
 from airtune.physics.link import success_probability
@@ -114,16 +116,38 @@ class SimulatedFleet:
             yield Update(job.device, job.module, float(self._weight[job.device]), trained.delta, trained.loss, report)
 
     def _trained(self, jobs: Iterator[Job]) -> Iterator[tuple[Job, Trained]]:
-        """Each job with its result, one at a time and in order."""
+        """Each job with its result, one at a time and in order, or in stacks of one module."""
         if self.workers is not None:
             return self.workers.train(jobs)
+        if self._stack > 1:
+            return self._stacked(jobs)
         return ((job, self.engine.train(tokens=self.tokens, **job.given)) for job in jobs)
+
+    @property
+    def _stack(self) -> int:
+        """Devices trained in one pass; one where each is measured."""
+        return 1 if self.measured else self.engine.config.stack
+
+    def _stacked(self, jobs: Iterator[Job]) -> Iterator[tuple[Job, Trained]]:
+        """Jobs of one module together, at most `learning.stack` at once; those that do not fit, one by one."""
+        for _, alike in groupby(jobs, key=lambda job: job.module):
+            while stack := list(islice(alike, self._stack)):
+                pupils = [pupil_of(job.given) for job in stack]
+                if len(pupils) > 1 and all(fits(pupils[0], other) for other in pupils):
+                    yield from zip(
+                        stack, train_stack(self.engine, self.tokens, pupils, stack[0].given["rates"]), strict=True
+                    )
+                else:
+                    yield from ((job, self.engine.train(tokens=self.tokens, **job.given)) for job in stack)
 
     def _jobs(self, lessons: Lessons, decision: Decision, delivered: BoolK, t: int) -> Iterator[Job]:
         """What each device that delivers trains, as it is asked for."""
         engine = self.engine
         rates = rates_at(engine.config, t, self.rounds)
-        for device in map(int, np.flatnonzero(delivered)):
+        devices = np.flatnonzero(delivered)
+        if self._stack > 1:
+            devices = devices[np.argsort(decision.module[devices], kind="stable")]
+        for device in map(int, devices):
             module = int(decision.module[device])
             batches = self.batches(t, device)
             label = self.tokens.label[np.concatenate(batches)]

@@ -80,7 +80,19 @@ def pull(part: Mapping[str, Tensor], start: Mapping[str, Tensor], proximal: floa
     with torch.no_grad():
         for name, leaf in part.items():
             if leaf.grad is not None:
-                leaf.grad.add_(leaf - start[name], alpha=proximal)
+                leaf.grad.add_(leaf - start[name].to(leaf.device), alpha=proximal)
+
+
+def device_of(name: str) -> torch.device:
+    """The device that `learning.device` names.
+
+    Raises:
+        AirtuneError: cuda is asked for and there is none.
+    """
+    there = torch.cuda.is_available()
+    if name == "cuda" and not there:
+        raise AirtuneError("learning.device: torch finds no CUDA device here; use auto or cpu")
+    return torch.device("cuda" if there and name != "cpu" else "cpu")
 
 
 class Engine:
@@ -107,13 +119,25 @@ class Engine:
         self.installed = installed
         self.config = config
         self.classes = int(model.config.num_labels)
-        attach(model, installed, family, family.initial(0))
+        self.device = device_of(config.device)
+        model.to(self.device)
+        attach(model, installed, family, self.placed(family.initial(0)))
         self.batcher: Batcher = batcher_of(model, config.packing, sample)
+        if config.stack > 1 and self.layout != "packed":
+            raise AirtuneError("learning.stack: only packed models train many devices in one pass; use 1")
 
     @property
     def layout(self) -> str:
         """How sequences are laid out: packed or bucketed."""
         return self.batcher.layout
+
+    def placed(self, tensors: Mapping[str, Tensor]) -> Adapters:
+        """The tensors on the model's device."""
+        return {name: tensor.to(self.device) for name, tensor in tensors.items()}
+
+    def autocast(self) -> torch.autocast:
+        """The precision of training passes, as a context."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
 
     def train(
         self,
@@ -144,9 +168,9 @@ class Engine:
         Raises:
             AirtuneError: the loss is not finite.
         """
-        part = {name: tensor.detach().clone().requires_grad_() for name, tensor in start.items()}
-        attach(self.model, self.installed, self.family, {**(fixed or {}), **part}, rest)
-        optimizer = self._optimizer(part, rates)
+        part = {name: tensor.detach().to(self.device, copy=True).requires_grad_() for name, tensor in start.items()}
+        attach(self.model, self.installed, self.family, {**self.placed(fixed or {}), **part}, self.placed(rest or {}))
+        optimizer = self.optimizer(part, rates)
         meter = Meter(self.family, part, halves(batches[0])) if measure else None
         losses: list[float] = []
         count = 0
@@ -155,13 +179,15 @@ class Engine:
             first = meter if not losses else None
             losses.append(self._backward(tokens, [index] if first is None else halves(index), prior, first))
             if pruning is not None and self.config.prune_weight > 0.0:
-                (self.config.prune_weight * tail_norm(self.family, part, pruning)).backward()
+                tail = tail_norm(self.family, part, pruning)
+                if tail.requires_grad:  # while B is zero there is nothing to pull
+                    (self.config.prune_weight * tail).backward()
             if self.config.proximal > 0.0:
                 pull(part, start, self.config.proximal)
             torch.nn.utils.clip_grad_norm_(part.values(), self.config.clip_norm)
             optimizer.step()
             count += int((tokens.offsets[index + 1] - tokens.offsets[index]).sum())
-        delta = {name: part[name].detach() - start[name] for name in part}
+        delta = {name: part[name].detach().cpu() - start[name] for name in part}
         return Trained(delta, float(np.mean(losses)), count, None if meter is None else meter.read())
 
     def _backward(
@@ -179,27 +205,33 @@ class Engine:
 
     def _loss(self, tokens: TokenSet, index: NDArray[np.int64], prior: Tensor | None) -> Tensor:
         """Mean cross-entropy of the samples `index`; raises AirtuneError if it is not finite."""
-        logits = self.batcher.logits(tokens, index)
-        loss = functional.cross_entropy(
-            logits if prior is None else logits + prior, torch.from_numpy(tokens.label[index])
-        )
-        if not math.isfinite(loss.item()):
-            raise AirtuneError(
-                f"training diverged: the loss became {loss.item()}; lower learning.rate (now {self.config.rate:g}) "
-                f"or learning.server_rate (now {self.config.server_rate:g})"
-            )
+        with self.autocast():
+            scores = self.batcher.logits(tokens, index)
+        logits = scores.float() if scores.dtype == torch.bfloat16 else scores
+        label = torch.from_numpy(tokens.label[index]).to(self.device)
+        loss = functional.cross_entropy(logits if prior is None else logits + prior.to(self.device), label)
+        self.refuse_divergence([loss.item()])
         return loss
+
+    def refuse_divergence(self, losses: Sequence[float]) -> None:
+        """Raise AirtuneError if a loss is not finite."""
+        for loss in losses:
+            if not math.isfinite(loss):
+                raise AirtuneError(
+                    f"training diverged: the loss became {loss}; lower learning.rate (now {self.config.rate:g}) "
+                    f"or learning.server_rate (now {self.config.server_rate:g})"
+                )
 
     def logits(self, adapters: Mapping[str, Tensor], tokens: TokenSet, index: NDArray[np.int64]) -> NDArray[np.float32]:
         """Class scores of the samples `index` [n × classes], in batches of similar length."""
-        attach(self.model, self.installed, self.family, adapters)
+        attach(self.model, self.installed, self.family, self.placed(adapters))
         lengths = (tokens.offsets[index + 1] - tokens.offsets[index]).astype(np.int64)
         order = np.argsort(lengths, kind="stable")
         cuts = np.flatnonzero(np.diff(np.cumsum(lengths[order]) // EVALUATION_TOKENS)) + 1
         rows: list[NDArray[np.float32]] = []
         with torch.inference_mode():
             for chunk in np.split(order, cuts):
-                rows.append(self.batcher.logits(tokens, index[chunk]).numpy())
+                rows.append(self.batcher.logits(tokens, index[chunk]).cpu().numpy())
         scores = np.empty((len(index), rows[0].shape[1]), dtype=np.float32)
         scores[order] = np.concatenate(rows)
         return scores
@@ -208,7 +240,8 @@ class Engine:
         """Share of the samples `index` classified correctly."""
         return float((self.logits(adapters, tokens, index).argmax(axis=1) == tokens.label[index]).mean())
 
-    def _optimizer(self, part: Mapping[str, Tensor], rates: Rates) -> torch.optim.Optimizer:
+    def optimizer(self, part: Mapping[str, Tensor], rates: Rates) -> torch.optim.Optimizer:
+        """A fresh local optimiser over the leaves of a slice."""
         head_names = {name for name, _ in self.family.head}
         groups = [
             {"params": [tensor for name, tensor in part.items() if name not in head_names], "lr": rates.adapter},

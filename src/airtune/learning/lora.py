@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from airtune.config import ModulesConfig
+from airtune.learning.grouped import Groups
 from airtune.rng import Stream, generator
 from airtune.types import AirtuneError
 
@@ -134,6 +135,8 @@ class NestedLinear(nn.Module):
         self.rest: tuple[Tensor, Tensor] | None = None
         self.merged: Tensor | None = None
         """W with the change that a method has merged into it [out × in]; None for W as it was."""
+        self.groups: tuple[Groups, ...] = ()
+        """Whose rows are whose, by token or by sample, while slices are stacks [D × r × in] and [D × out × r]."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [… × in] to [… × out]; without a slice this is the frozen layer alone."""
@@ -142,7 +145,11 @@ class NestedLinear(nn.Module):
             return y
         flat, rows = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
         for a, b in ((self.a, self.b), *(() if self.rest is None else (self.rest,))):
-            rows = torch.addmm(rows, functional.linear(flat, a), b.t(), alpha=self.scale)
+            if a.dim() == 3:
+                groups = next(one for one in self.groups if sum(one.sizes) == len(flat))
+                rows = torch.add(rows, groups.product(flat, a, b), alpha=self.scale)
+            else:
+                rows = torch.addmm(rows, functional.linear(flat, a), b.t(), alpha=self.scale)
         return rows.view(y.shape)
 
 
@@ -151,7 +158,8 @@ def tail_norm(family: Family, part: Mapping[str, Tensor], module: int) -> Tensor
 
     This is HetLoRA's measure of what pruning loses (Cho et al., EMNLP 2024), an upper bound on the norm of their BA.
     """
-    total, members = torch.zeros(()), {matrix.name for matrix in family.members(module)}
+    members = {matrix.name for matrix in family.members(module)}
+    total = next(iter(part.values())).new_zeros(())
     for matrix in family.matrices:
         if f"{matrix.name}.lora_A" not in part:
             continue

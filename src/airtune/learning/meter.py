@@ -73,5 +73,5 @@ class Meter:
             dims = {"lora_A": 1, "lora_B": 0}.get(name.rsplit(".", 1)[-1])
             square = tensor.double().square()
             component = square.sum().reshape(1) if dims is None else square.sum(dims)
-            total += np.bincount(self._increment[name], component.numpy(), minlength=self._modules)
+            total += np.bincount(self._increment[name], component.cpu().numpy(), minlength=self._modules)
         return total

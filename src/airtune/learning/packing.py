@@ -6,7 +6,7 @@ result back. `batcher_of` compares logits with the plain padded model once, so a
 found out before training, and padded batches of similar length are used instead.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import SimpleNamespace
 from typing import Any, Protocol, runtime_checkable
 
@@ -48,6 +48,14 @@ class Packed:
     """[S] index of each sequence's first token."""
     last: Tensor
     """[S] index of each sequence's last token."""
+
+    def to(self, device: torch.device) -> "Packed":
+        """The batch on another device."""
+        moved: dict[str, Any] = {}
+        for field in fields(self):
+            tensor: Tensor | None = getattr(self, field.name)
+            moved[field.name] = None if tensor is None else tensor.to(device)
+        return Packed(**moved)
 
 
 def pack(tokens: TokenSet, index: NDArray[np.int64]) -> Packed:
@@ -110,12 +118,14 @@ def _mask(batch: Packed, causal: bool, window: int | None) -> tuple[Tensor | Non
     longest = batch.rows.shape[1]
     if window is None or longest <= window:
         return (None, True) if causal else (batch.keep, False)
-    place = torch.arange(longest)
+    place = torch.arange(longest, device=batch.rows.device)
     near = (place[:, None] - place[None, :]).abs() < window
     if causal:
         return near.tril(), False
     seen = near if batch.keep is None else near & batch.keep
-    return seen | torch.eye(longest, dtype=torch.bool), False  # a padding row that sees nothing would give NaN
+    return seen | torch.eye(
+        longest, dtype=torch.bool, device=place.device
+    ), False  # a padding row that sees nothing would give NaN
 
 
 class PackedBackbone(nn.Module):
@@ -235,9 +245,17 @@ class Packer:
 
     def logits(self, tokens: TokenSet, index: NDArray[np.int64]) -> Tensor:
         """Class scores [S × classes] of the samples `index`."""
-        batch = pack(tokens, index)
-        _current.batch = batch
-        return self.model(input_ids=torch.full((len(batch.first), 1), self.marker)).logits
+        _current.batch = pack(tokens, index).to(self.model.device)
+        return self.classify(len(index))
+
+    def pooled(self, tokens: TokenSet, index: NDArray[np.int64]) -> BaseModelOutputWithPoolingAndCrossAttentions:
+        """What the backbone hands on to the head."""
+        _current.batch = pack(tokens, index).to(self.model.device)
+        return getattr(self.model, self.model.base_model_prefix)()
+
+    def classify(self, count: int) -> Tensor:
+        """Class scores [S × classes] of what the backbone hands on for `count` samples."""
+        return self.model(input_ids=torch.full((count, 1), self.marker, device=_current.batch.first.device)).logits
 
 
 class Bucketer:
@@ -257,7 +275,7 @@ class Bucketer:
         order = np.argsort(lengths, kind="stable")
         chunks = np.split(order, range(self.chunk, len(order), self.chunk))
         scores = torch.cat([self._padded(tokens, index[chunk]) for chunk in chunks])
-        return scores[torch.from_numpy(np.argsort(order, kind="stable"))]
+        return scores[torch.from_numpy(np.argsort(order, kind="stable")).to(scores.device)]
 
     def _padded(self, tokens: TokenSet, index: NDArray[np.int64]) -> Tensor:
         lengths = tokens.offsets[index + 1] - tokens.offsets[index]
@@ -269,9 +287,9 @@ class Bucketer:
         if tokens.type_ids is not None:
             types = np.zeros(real.shape, dtype=np.int64)
             types[real] = tokens.type_ids[source]
-            options["token_type_ids"] = torch.from_numpy(types)
-        mask = torch.from_numpy(real.astype(np.int64))
-        return self.model(input_ids=torch.from_numpy(ids), attention_mask=mask, **options).logits
+            options["token_type_ids"] = torch.from_numpy(types).to(self.model.device)
+        mask = torch.from_numpy(real.astype(np.int64)).to(self.model.device)
+        return self.model(input_ids=torch.from_numpy(ids).to(mask.device), attention_mask=mask, **options).logits
 
 
 def batcher_of(model: Any, packing: str, sample: TokenSet) -> Batcher:

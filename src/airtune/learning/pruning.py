@@ -54,7 +54,7 @@ def pooled_attention(
 
     mask = batch.keep
     if window is not None and longest > window:
-        near = ((torch.arange(longest)[None, :] - place[:, None]).abs() < window)[:, None, None, :]
+        near = ((torch.arange(longest, device=place.device)[None, :] - place[:, None]).abs() < window)[:, None, None, :]
         mask = near if mask is None else near & mask
     out = functional.scaled_dot_product_attention(
         query[:, :, None, :],

@@ -1,0 +1,207 @@
+"""Many devices in one pass against device by device, and grouped products against one product per device."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from airtune.config import LearningConfig
+from airtune.learning.engine import Rates, device_of, log_prior
+from airtune.learning.grouped import groups_of
+from airtune.learning.stacked import Pupil, clip_each, fits, train_stack
+from airtune.types import AirtuneError
+
+RATES = Rates(adapter=5e-3, head=2e-3, server=1.0)
+SIZES = (4, 6, 3)
+KINDS = ["bert", "roberta", "distilbert", "llama", "mistral-window", "modernbert-window"]
+
+
+def settings(optimizer="adamw", **changes):
+    return LearningConfig(optimizer=optimizer, weight_decay=0.05, clip_norm=0.4, packing="packed", **changes)
+
+
+def jobs_of(kit, case, module, whole=True, double=False, sizes=SIZES, own_starts=True):
+    """Devices with batches of different sizes, priors and starting points, around one global adapter."""
+    rng = np.random.default_rng(7)
+    theta = kit.random_adapters(case.family)
+    if double:
+        theta = {name: tensor.double() for name, tensor in theta.items()}
+    jobs = []
+    for d, size in enumerate(sizes):
+        batches = [rng.choice(len(case.tokens), size, replace=False) for _ in range(3)]
+        start = case.family.slice(theta, module)
+        if own_starts:
+            start = {name: tensor * (1.0 + 0.1 * d) for name, tensor in start.items()}
+        prior = log_prior(case.tokens.label[np.concatenate(batches)], kit.CLASSES)
+        jobs.append(Pupil(start, batches, prior, case.family.rest(theta, module) if whole else None))
+    return jobs
+
+
+def one_by_one(case, jobs):
+    return [case.engine.train(j.start, case.tokens, j.batches, RATES, j.prior, j.rest) for j in jobs]
+
+
+def assert_same(got, want, tolerance, floor=0.0):
+    """Changes to a share of each tensor's norm, and to `floor`, what rounding of θ itself leaves of θ' − θ."""
+    assert len(got) == len(want)
+    for ours, theirs in zip(got, want, strict=True):
+        assert ours.loss == pytest.approx(theirs.loss, rel=tolerance)
+        assert ours.tokens == theirs.tokens
+        assert ours.delta.keys() == theirs.delta.keys()
+        for name, change in theirs.delta.items():
+            assert ours.delta[name].dtype == change.dtype and not ours.delta[name].requires_grad
+            assert change.norm() > 1e-5
+            assert float((ours.delta[name] - change).norm()) <= tolerance * float(change.norm()) + floor, name
+
+
+@pytest.mark.parametrize("module", [1, 2])
+@pytest.mark.parametrize("kind", KINDS)
+def test_sgd_of_many_devices_is_that_of_each(kit, kind, module):
+    case = kit.setup(kind, learning=settings("sgd"))
+    jobs = jobs_of(kit, case, module)
+    assert_same(train_stack(case.engine, case.tokens, jobs, RATES), one_by_one(case, jobs), 1e-5, 2e-7)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_in_double_they_agree_to_the_last_digits(kit, kind, optimizer):
+    case = kit.setup(kind, learning=settings(optimizer), double=True)
+    for whole in (True, False):
+        jobs = jobs_of(kit, case, 1, whole, double=True)
+        assert_same(train_stack(case.engine, case.tokens, jobs, RATES), one_by_one(case, jobs), 1e-9)
+
+
+def test_devices_do_not_touch_one_another(kit):
+    """A device's change is the same whoever else is in the stack, and is its own."""
+    case = kit.setup("bert", learning=settings(), double=True)
+    jobs = jobs_of(kit, case, 2, double=True)
+    whole = train_stack(case.engine, case.tokens, jobs, RATES)
+    assert_same(train_stack(case.engine, case.tokens, jobs[1:], RATES), whole[1:], 1e-9)
+    name = "classifier.weight"
+    assert not torch.allclose(whole[0].delta[name], whole[1].delta[name], rtol=1e-2)
+
+
+def test_what_is_fixed_takes_part_and_stays(kit):
+    """A frozen A per device: the change of B is that of a device whose A is held by a zero learning rate."""
+    case = kit.setup("bert", learning=LearningConfig(optimizer="sgd", clip_norm=1e9, packing="packed"), double=True)
+    jobs = jobs_of(kit, case, 1, double=True)
+    split = [
+        replace(
+            job,
+            start={name: x for name, x in job.start.items() if not name.endswith("lora_A")},
+            fixed={name: x for name, x in job.start.items() if name.endswith("lora_A")},
+            batches=job.batches[:1],
+        )
+        for job in jobs
+    ]
+    got = train_stack(case.engine, case.tokens, split, RATES)
+    want = one_by_one(case, [replace(job, batches=job.batches[:1]) for job in jobs])
+    for ours, theirs in zip(got, want, strict=True):
+        assert all(not name.endswith("lora_A") for name in ours.delta)
+        for name, change in ours.delta.items():
+            torch.testing.assert_close(change, theirs.delta[name], rtol=1e-9, atol=1e-13)
+
+
+def test_the_engine_trains_one_by_one_after_a_stack(kit):
+    """The model is as it was: the head's own layers, no groups."""
+    case = kit.setup("roberta", learning=settings())
+    jobs = jobs_of(kit, case, 1)
+    before = one_by_one(case, jobs)
+    train_stack(case.engine, case.tokens, jobs, RATES)
+    after = one_by_one(case, jobs)
+    assert all(torch.equal(b.delta[n], a.delta[n]) for b, a in zip(before, after, strict=True) for n in b.delta)
+
+
+def test_bf16_agrees_to_its_digits(kit):
+    """Autocast is not fp32, and a stack is as near to fp32 as a device by itself."""
+    jobs = None
+    results = {}
+    for precision in ("fp32", "bf16"):
+        case = kit.setup("bert", learning=settings("sgd", precision=precision))
+        jobs = jobs_of(kit, case, 2)
+        results[precision] = train_stack(case.engine, case.tokens, jobs, RATES)
+        results[precision, "single"] = one_by_one(case, jobs)
+    exact = results["fp32"]
+
+    def errors(got):
+        ours, theirs = (torch.cat([x.flatten() for one in r for x in one.delta.values()]) for r in (got, exact))
+        assert ours.dtype == torch.float32
+        loss = max(abs(a.loss - b.loss) for a, b in zip(got, exact, strict=True))
+        return loss, float((ours - theirs).norm() / theirs.norm())
+
+    stacked, single = errors(results["bf16"]), errors(results["bf16", "single"])
+    assert single[0] < 0.1 and single[1] < 0.2, single
+    assert stacked[0] < 2 * single[0] + 0.01 and stacked[1] < 2 * single[1], (stacked, single)
+    assert results["bf16"][0].loss != results["fp32"][0].loss
+
+
+@pytest.mark.parametrize("sizes", [(3, 3), (1, 5, 2)])
+def test_grouped_product_is_one_product_per_device(sizes):
+    draw = torch.Generator().manual_seed(0)
+    total = sum(sizes)
+    x = torch.randn(total, 6, generator=draw, dtype=torch.float64, requires_grad=True)
+    a, b = (torch.randn(len(sizes), *s, generator=draw, dtype=torch.float64) for s in ((2, 6), (5, 2)))
+    got = groups_of(sizes, torch.device("cpu")).product(x, a, b)
+    want = torch.cat([part @ a[d].T @ b[d].T for d, part in enumerate(x.split(list(sizes)))])
+    torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
+    (gradient,) = torch.autograd.grad(got.square().sum(), x, retain_graph=True)
+    (other,) = torch.autograd.grad(want.square().sum(), x)
+    torch.testing.assert_close(gradient, other, rtol=1e-12, atol=1e-12)
+
+
+def test_clipping_is_torchs_for_each_device():
+    draw = torch.Generator().manual_seed(0)
+    part = {name: torch.zeros(3, *shape, requires_grad=True) for name, shape in (("a", (4, 2)), ("b", (5,)))}
+    size = torch.tensor([0.01, 1.0, 30.0])
+    for leaf in part.values():
+        leaf.grad = torch.randn(leaf.shape, generator=draw) * size.view(3, *[1] * (leaf.dim() - 1))
+    alone = [[leaf.grad[d].clone() for leaf in part.values()] for d in range(3)]
+    clip_each(part, 0.5)
+    for d, gradients in enumerate(alone):
+        leaves = [torch.zeros_like(g, requires_grad=True) for g in gradients]
+        for leaf, gradient in zip(leaves, gradients, strict=True):
+            leaf.grad = gradient
+        torch.nn.utils.clip_grad_norm_(leaves, 0.5)
+        for leaf, stack in zip(leaves, part.values(), strict=True):
+            torch.testing.assert_close(stack.grad[d], leaf.grad)
+
+
+def test_what_cannot_be_stacked_is_refused(kit):
+    case = kit.setup("bert", learning=settings())
+    first, other = jobs_of(kit, case, 1)[0], jobs_of(kit, case, 2)[0]
+    moved = replace(first, rest={name: x + 1 for name, x in first.rest.items()})
+    copied = replace(first, rest={name: x.clone() for name, x in first.rest.items()})
+    assert not fits(first, other) and not fits(first, moved) and fits(first, copied)
+    with pytest.raises(AirtuneError, match="one module"):
+        train_stack(case.engine, case.tokens, [first, other], RATES)
+    with pytest.raises(AirtuneError, match=r"learning\.stack: only packed"):
+        kit.setup("bert", learning=LearningConfig(packing="bucketed", stack=2))
+
+
+def test_divergence_in_a_stack_is_told_in_one_line(kit):
+    case = kit.setup("bert", learning=settings())
+    jobs = jobs_of(kit, case, 1)
+    jobs[1].start["classifier.bias"][0] = float("nan")
+    with pytest.raises(AirtuneError, match=r"training diverged: the loss became nan"):
+        train_stack(case.engine, case.tokens, jobs, RATES)
+    one_by_one(case, jobs[:1])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_where_there_is_none():
+    assert device_of("auto") == device_of("cpu") == torch.device("cpu")
+    with pytest.raises(AirtuneError, match=r"learning\.device: torch finds no CUDA device here; use auto or cpu"):
+        device_of("cuda")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("kind", KINDS)
+def test_cuda_is_the_cpu(kit, kind):
+    results = []
+    for device in ("cpu", "cuda"):
+        case = kit.setup(kind, learning=settings("sgd", device=device), double=True)
+        jobs = jobs_of(kit, case, 1, double=True)
+        results += [train_stack(case.engine, case.tokens, jobs, RATES), one_by_one(case, jobs)]
+    for got in results[1:]:
+        assert_same(got, results[0], 1e-8)

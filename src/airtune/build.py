@@ -23,6 +23,7 @@ from airtune.learning.lora import family_of, install
 from airtune.learning.methods.chosen import method_of
 from airtune.learning.partition import partition
 from airtune.learning.server import first_server
+from airtune.learning.warm_start import AdapterSource, read_adapter, warm_start
 from airtune.learning.workload import modules_of
 from airtune.physics.devices import sample_devices
 from airtune.physics.link import link_of
@@ -65,6 +66,10 @@ class Experiment:
     start: State
     subset: NDArray[np.int64]
     """Dev samples evaluated during the run."""
+    adapter: AdapterSource | None = None
+    """What θ_0 was read from; None for a fresh one."""
+    facts: tuple[str, ...] = ()
+    """What is used besides model and data, a line each."""
 
 
 def use_threads(threads: int | None, workers: int = 1) -> int:
@@ -77,7 +82,8 @@ def use_threads(threads: int | None, workers: int = 1) -> int:
 def learner_of(config: RunConfig) -> Learner:
     """Model, data and engine of a configuration; the last one is kept, so runs of a comparison share it."""
     limit_seed = config.seed if config.task.train_limit is not None else 0
-    return _learner(config.task, config.model, config.modules, config.learning, config.data_dir, limit_seed)
+    model = replace(config.model, adapter=None)
+    return _learner(config.task, model, config.modules, config.learning, config.data_dir, limit_seed)
 
 
 @lru_cache(maxsize=1)
@@ -187,11 +193,16 @@ def build(
         method=method,
         learning=config.learning,
     )
-    adapters, kept = method.start(family.initial(config.seed))
+    initial, adapter, facts = family.initial(config.seed), None, ()
+    if config.model.adapter is not None:
+        adapter = read_adapter(config.model.adapter)
+        initial, told = warm_start(adapter, family, initial)
+        facts = (f"{adapter.description}, {told}",)
+    adapters, kept = method.start(initial)
     start = State(0, adapters, first_server(adapters, kept), first_memory(cell, config.policy.queue_start))
     count = min(config.task.eval_samples, len(shared.dev))
     subset = np.sort(generator(config.seed, Stream.EVALUATION).choice(len(shared.dev), count, replace=False))
-    return Experiment(config, shared, system, start, subset)
+    return Experiment(config, shared, system, start, subset, adapter, facts)
 
 
 def _received_w(config: RunConfig, world: AnalyticWorld, power_max_w: FloatK) -> NDArray[np.float64] | None:

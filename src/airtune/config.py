@@ -55,6 +55,8 @@ class ModelConfig:
     """Hub revision; None for the Hub's default branch (its commit is recorded)."""
     sha256: str | None = None
     """Expected SHA-256 of the weights; another digest is refused; None to record it only."""
+    adapter: Path | None = None
+    """PEFT folder of a LoRA adapter to start from; None for a fresh one."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -100,11 +100,12 @@ def _comparable(config: RunConfig) -> dict[str, Any]:
 def _placed(config: RunConfig) -> RunConfig:
     """The configuration with absolute paths, so that a run can be resumed from anywhere."""
     data_dir, file, model = config.data_dir, config.policy.file, Path(config.model.name).expanduser()
+    adapter = config.model.adapter
     name = str(model.absolute()) if config.model.name != MINILM.name and model.is_dir() else config.model.name
     return dataclasses.replace(
         config,
         data_dir=data_dir and data_dir.expanduser().absolute(),
-        model=dataclasses.replace(config.model, name=name),
+        model=dataclasses.replace(config.model, name=name, adapter=adapter and adapter.expanduser().absolute()),
         policy=dataclasses.replace(config.policy, file=file and file.expanduser().absolute()),
     )
 
@@ -128,7 +129,7 @@ def _drive(
     budget_j = config.rounds * float(experiment.system.cell.devices.budget_j.sum())
     title = f"{prefix}{config.task.name} · {label_of(config.policy)} · seed {config.seed}"
     with RunDisplay(title, rounds=config.rounds, budget_j=budget_j) as display:
-        for fact in experiment.learner.facts:
+        for fact in (*experiment.learner.facts, *experiment.facts):
             display.message(f"  {fact}")
         state, began = start, time.perf_counter()
         for state, record in rounds(experiment.system, start):
@@ -275,8 +276,9 @@ _ESTIMATES = dataclasses.fields(Estimates)
 
 
 def _digest(config: RunConfig) -> str:
-    """SHA-256 of the configuration, wherever run, data and model lie (the files themselves are checked apart)."""
-    placeless = dataclasses.replace(config, data_dir=None, model=dataclasses.replace(config.model, name="-"))
+    """SHA-256 of the configuration, wherever run, data, model and adapter lie (the files are checked apart)."""
+    model = dataclasses.replace(config.model, name="-", adapter=config.model.adapter and Path("-"))
+    placeless = dataclasses.replace(config, data_dir=None, model=model)
     return hashlib.sha256(json.dumps(_comparable(placeless), sort_keys=True).encode()).hexdigest()
 
 

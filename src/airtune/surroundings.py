@@ -21,8 +21,9 @@ CODE = ("airtune", "torch", "transformers", "numpy")
 
 
 def environment(experiment: Experiment, policy: Policy | None = None) -> dict[str, Any]:
-    """What a run ran on: versions, commit, machine, and the digests of model, data and policy file."""
-    learner = experiment.learner
+    """What a run ran on: versions, commit, machine, and the digests of model, adapter, data and policy file."""
+    learner, adapter = experiment.learner, experiment.adapter
+    started = None if adapter is None else _used(str(adapter.path), adapter.description, dict(adapter.sha256))
     return {
         "versions": {name: _version(name) for name in PACKAGES},
         "python": platform.python_version(),
@@ -32,7 +33,7 @@ def environment(experiment: Experiment, policy: Policy | None = None) -> dict[st
         "model": _used(str(learner.source.path), learner.source.description, dict(learner.source.files)),
         "data": _used(learner.data.source, learner.data.description, dict(learner.data.sha256)),
         "policy": _policy_used(experiment.config, policy) | {"label": label_of(experiment.config.policy)},
-    }
+    } | ({} if started is None else {"adapter": started})
 
 
 def _used(source: str, description: str, sha256: object) -> dict[str, object]:
@@ -99,11 +100,11 @@ def same_policy(folder: RunFolder, policy: Policy | None) -> None:
 
 
 def same_surroundings(folder: RunFolder, now: dict[str, Any]) -> None:
-    """Refuse to resume on other data, another model or another policy file than the run began with."""
+    """Refuse to resume on other data, another model, adapter or policy file than the run began with."""
     then = folder.read_environment()
-    for part in ("model", "data", "policy"):
-        if then.get(part, {}).get("sha256") != now[part]["sha256"]:
+    for part in ("model", "adapter", "data", "policy"):
+        if then.get(part, {}).get("sha256") != now.get(part, {}).get("sha256"):
             raise AirtuneError(
                 f"run folder {folder.path}: the {part} has changed since the run began "
-                f"({now[part]['description']}); restore it or start a new run"
+                f"({now.get(part, {}).get('description', 'none')}); restore it or start a new run"
             )

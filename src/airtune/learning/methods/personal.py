@@ -28,8 +28,8 @@ class FedSa:
     nest: Nest
 
     def start(self, adapters: Adapters) -> tuple[Adapters, Adapters]:
-        """θ_0 as it is."""
-        return adapters, {}
+        """θ_0 as it is; B of an adapter that the run starts from is every device's first."""
+        return adapters, {f"first/{name}": b for name, b in adapters.items() if name.endswith(".lora_B") and b.any()}
 
     def offer(self, t: int, server: ServerState) -> Offer:
         """A and head each way."""
@@ -66,11 +66,12 @@ class FedSa:
         return tuple(self._model(adapters, server, device) for device in devices) or (dict(adapters),)
 
     def _model(self, adapters: Mapping[str, Tensor], server: ServerState, device: int) -> Adapters:
-        """A and head as shared, B as the device has it: zero before its first delivery."""
-        return {
-            name: server.kept.get(_key(device, name), 0.0 * tensor) if name.endswith(".lora_B") else tensor
-            for name, tensor in adapters.items()
-        }
+        """A and head as shared, B as the device has it: zero, or the start's, before its first delivery."""
+
+        def own(name: str, tensor: Tensor) -> Tensor:
+            return server.kept.get(_key(device, name), server.kept.get(f"first/{name}", 0.0 * tensor))
+
+        return {name: own(name, tensor) if name.endswith(".lora_B") else tensor for name, tensor in adapters.items()}
 
 
 def _key(device: int, name: str) -> str:

@@ -85,15 +85,25 @@ class Flora:
     Up: the slice of A and B, and the head. Down: the head and all the pairs delivered in the round before, or the dense
     change where that is smaller; fresh factors follow from the seed. Devices that sit out listen too. A device of a
     small module starts from the first fresh components; it carries all that was merged. A lost upload is not in the
-    stack.
+    stack. An adapter that the run starts from is merged before round 0, and comes down in it.
     """
 
     nest: Nest
     seed: int
 
     def start(self, adapters: Adapters) -> tuple[Adapters, Adapters]:
-        """θ_0 and no change of the frozen weights."""
-        return adapters | _unmerged(adapters), {"merged_parameters": torch.tensor(0)}
+        """θ_0 and no change of the frozen weights; (α/R) B A of an adapter that the run starts from is merged first."""
+        start, rows = adapters | _unmerged(adapters), dict[str, int]()
+        for name in matrices_of(adapters):
+            a, b = adapters[f"{name}.lora_A"], adapters[f"{name}.lora_B"]
+            if rank := int(b.any(dim=0).sum()):
+                rows[name] = rank
+                start[f"{name}.merged"] = self.nest.family.scale * (b @ a)
+                start[f"{name}.lora_B"] = torch.zeros_like(b)
+        if rows:
+            fresh = self.nest.family.initial(self.seed)
+            start |= {f"{name}.lora_A": fresh[f"{name}.lora_A"] for name in rows}
+        return start, {"merged_parameters": _parameters(adapters, rows)}
 
     def offer(self, t: int, server: ServerState) -> Offer:
         """d_m up; the head and last round's stack down."""

@@ -17,7 +17,7 @@ from airtune.types import Lesson, Offer, Update
 
 @dataclass(frozen=True, slots=True)
 class PlainMethod:
-    """A mean of whatever tensors θ has, without a family behind it: the testbed's, and (8).
+    """A mean of whatever tensors θ has, without a family behind it, as the testbed has it.
 
     Sends the modules' own sizes; a device starts from all of θ.
     """

@@ -144,21 +144,23 @@ def federation(
     devices = sample_devices(fleet, np.full(fleet.devices, 100, np.int64), seed)
     devices = replace(devices, weight=problem.weight.copy())
     radio = radio_of(world)
+    tokens = np.full(fleet.devices, TOKENS)
+    drawn = AnalyticWorld(world, devices, seed, lambda t: tokens)
+    received_w = np.array([devices.power_max_w * drawn.gain(t) for t in range(rounds)])
     cell = Cell(
         devices=devices,
         modules=module_family(problem.kept, payload_bit),
         radio=radio,
-        link=link_of(world, radio),
+        link=link_of(world, radio, received_w),
         constants=constants_at(problem, theta, step),
         rounds=rounds,
         tradeoff_v=tradeoff_v,
         account=account,
         horizon=horizon,
     )
-    tokens = np.full(fleet.devices, TOKENS)
     system = System(
         cell=cell,
-        world=AnalyticWorld(world, devices, seed, lambda t: tokens),
+        world=drawn,
         policy=policy,
         fleet=QuadraticFleet(problem, step, seed),
         method=PlainMethod(mean),

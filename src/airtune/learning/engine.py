@@ -232,7 +232,7 @@ class Engine:
                 )
 
     def logits(self, adapters: Mapping[str, Tensor], tokens: TokenSet, index: NDArray[np.int64]) -> NDArray[np.float32]:
-        """What is judged of the samples `index` [n × c], class scores for a classifier, in batches of similar length."""
+        """What is judged of the samples `index` [n × c], of a classifier its logits; in batches of one length."""
         attach(self.model, self.installed, self.family, self.placed(adapters))
         lengths = (tokens.offsets[index + 1] - tokens.offsets[index]).astype(np.int64)
         order = np.argsort(lengths, kind="stable")

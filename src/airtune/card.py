@@ -108,12 +108,13 @@ def _front(
     """The YAML between two lines of dashes."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    glue = config.task.name != "rotten-tomatoes"
+    glue = config.task.name not in ("rotten-tomatoes", "instruct")
+    task = "text-generation" if config.task.name == "instruct" else "text-classification"
     result = None
     if judged is not None and not _personal(config):
         result = EvalResult(
-            task_type="text-classification",
-            task_name="Text classification",
+            task_type=task,
+            task_name=task.replace("-", " ").capitalize(),
             dataset_type="nyu-mll/glue" if glue else config.task.name,
             dataset_name=f"GLUE {config.task.name}" if glue else str(environment["data"]["source"]),
             dataset_config=config.task.name if glue else None,
@@ -124,7 +125,7 @@ def _front(
     data = ModelCardData(
         base_model=base,
         library_name="peft" if form == "peft" else "transformers",
-        pipeline_tag="text-classification",
+        pipeline_tag=task,
         datasets=["nyu-mll/glue"] if glue else None,
         metrics=["accuracy" if judged is None else judged.metric],
         tags=["airtune", "federated-learning", "lora", *([] if form == "peft" else ["merged"])],

@@ -16,12 +16,15 @@ from airtune.control.baselines import policy_of
 from airtune.control.problem import Cell, first_memory
 from airtune.fleets.simulated import SimulatedFleet
 from airtune.fleets.workers import Workers
-from airtune.learning.assets import ModelSource, load_classifier, resolve_model
+from airtune.learning.assets import ModelSource, load_model, resolve_model
+from airtune.learning.corpora import Examples
 from airtune.learning.data import TaskData, TokenSet, load_task, tokenize
 from airtune.learning.engine import Engine
+from airtune.learning.instructions import tokenize_dialogues
 from airtune.learning.lora import family_of, install
 from airtune.learning.methods.chosen import method_of
-from airtune.learning.partition import partition
+from airtune.learning.objective import Kind, objective_of
+from airtune.learning.partition import partition, strata
 from airtune.learning.server import first_server
 from airtune.learning.warm_start import AdapterSource, read_adapter, warm_start
 from airtune.learning.workload import modules_of
@@ -49,11 +52,15 @@ class Learner:
     @property
     def facts(self) -> list[str]:
         """What is used, a line each; printed by every run."""
-        return [
+        facts = [
             self.source.description,
             self.data.description,
             f"sequences are {self.engine.batcher.layout}, {self.train.lengths.mean():.1f} tokens on average",
         ]
+        if self.data.kind != "classification":
+            judged = self.engine.objective.metric
+            facts.append(f"{self.data.kind}: judged by {judged}; no balanced batches and no prior correction")
+        return facts
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,27 +104,48 @@ def _learner(
 ) -> Learner:
     source = resolve_model(model_config)
     data = load_task(task, data_dir, seed)
-    model, tokenizer = load_classifier(source, len(data.label_names))
-    train, dev = tokenize(data.train, tokenizer, task.max_length), tokenize(data.dev, tokenizer, task.max_length)
-    engine = _engine(model, modules_config, learning, train)
+    model, tokenizer = load_model(source, len(data.label_names))
+    train, dev = (_tokens(each, data.kind, model, tokenizer, task.max_length) for each in (data.train, data.dev))
+    engine = _engine(model, modules_config, learning, train, data.kind)
     family, installed, length = engine.family, engine.installed, float(train.lengths.mean())
     modules = modules_of(
-        model, family, installed, modules_config, length, length * learning.batch_size, learning.context == "whole"
+        model,
+        family,
+        installed,
+        modules_config,
+        length,
+        length * learning.batch_size,
+        learning.context == "whole",
+        1.0 if train.response is None else float(train.response.sum() / len(train.ids)),
     )
     return Learner(engine, modules, train, dev, source, data)
 
 
-def _engine(model: Any, modules_config: ModulesConfig, learning: LearningConfig, train: TokenSet) -> Engine:
-    """An engine over a loaded classifier, which is changed in place."""
+def _tokens(examples: Examples, kind: Kind, model: Any, tokenizer: Any, max_length: int) -> TokenSet:
+    if kind != "language":
+        return tokenize(examples, tokenizer, max_length)
+    most = min(tokenizer.model_max_length, model.config.get_text_config().max_position_embeddings)
+    return tokenize_dialogues(examples, tokenizer, max_length, most)
+
+
+def _engine(model: Any, modules_config: ModulesConfig, learning: LearningConfig, train: TokenSet, kind: Kind) -> Engine:
+    """An engine over a loaded model, which is changed in place; a language model's head stays frozen."""
     family = family_of(model, model.base_model_prefix, modules_config)
-    return Engine(model, family, install(model, family), learning, train)
+    if kind == "language":
+        family = replace(family, head=())
+    return Engine(model, family, install(model, family), learning, train, objective_of(kind))
 
 
 def _engine_again(
-    source: ModelSource, classes: int, modules_config: ModulesConfig, learning: LearningConfig, train: TokenSet
+    source: ModelSource,
+    outputs: int,
+    kind: Kind,
+    modules_config: ModulesConfig,
+    learning: LearningConfig,
+    train: TokenSet,
 ) -> Engine:
     """The same engine in another process."""
-    return _engine(load_classifier(source, classes)[0], modules_config, learning, train)
+    return _engine(load_model(source, outputs)[0], modules_config, learning, train, kind)
 
 
 def _workers(config: RunConfig, learner: Learner) -> Workers | None:
@@ -125,7 +153,8 @@ def _workers(config: RunConfig, learner: Learner) -> Workers | None:
     if config.workers == 1:
         return None
     source = replace(learner.source, files=dict(learner.source.files))
-    make = partial(_engine_again, source, len(learner.data.label_names), config.modules, config.learning)
+    data = learner.data
+    make = partial(_engine_again, source, len(data.label_names), data.kind, config.modules, config.learning)
     return Workers(config.workers, make, learner.train)
 
 
@@ -144,7 +173,8 @@ def build(
     """
     shared = learner(config)
     family = shared.engine.family
-    parts = partition(shared.train.label, shared.train.group, config.partition, config.fleet.devices, config.seed)
+    label = strata(shared.train.label, shared.data.kind, config.partition)
+    parts = partition(label, shared.train.group, config.partition, config.fleet.devices, config.seed)
     samples = parts.sizes
     devices = sample_devices(config.fleet, samples, config.seed)
     if config.policy.module is not None and config.policy.module > len(shared.modules):
@@ -159,6 +189,7 @@ def build(
         config.rounds,
         measured=learned,
         workers=_workers(config, shared),
+        classes=shared.data.kind == "classification",
     )
     method = method_of(config, family)
 

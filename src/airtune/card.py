@@ -31,6 +31,8 @@ class Judged:
 
     accuracy: float
     samples: int
+    metric: str = "accuracy"
+    """Name of the measure that `accuracy` holds."""
 
 
 def card_of(folder: RunFolder, form: Form, rounds: int, labels: Sequence[str], judged: Judged | None) -> str:
@@ -106,25 +108,26 @@ def _front(
     """The YAML between two lines of dashes."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    glue = config.task.name != "rotten-tomatoes"
+    glue = config.task.name not in ("rotten-tomatoes", "instruct")
+    task = "text-generation" if config.task.name == "instruct" else "text-classification"
     result = None
     if judged is not None and not _personal(config):
         result = EvalResult(
-            task_type="text-classification",
-            task_name="Text classification",
+            task_type=task,
+            task_name=task.replace("-", " ").capitalize(),
             dataset_type="nyu-mll/glue" if glue else config.task.name,
             dataset_name=f"GLUE {config.task.name}" if glue else str(environment["data"]["source"]),
             dataset_config=config.task.name if glue else None,
             dataset_split=("validation_matched" if config.task.name == "mnli" else "validation") if glue else "dev",
-            metric_type="accuracy",
+            metric_type=judged.metric,
             metric_value=judged.accuracy,
         )
     data = ModelCardData(
         base_model=base,
         library_name="peft" if form == "peft" else "transformers",
-        pipeline_tag="text-classification",
+        pipeline_tag=task,
         datasets=["nyu-mll/glue"] if glue else None,
-        metrics=["accuracy"],
+        metrics=["accuracy" if judged is None else judged.metric],
         tags=["airtune", "federated-learning", "lora", *([] if form == "peft" else ["merged"])],
         model_name=_title(config) if result else None,
         eval_results=None if result is None else [result],
@@ -159,7 +162,7 @@ def _figures(
     modules = config.modules
     family = ", ".join(f"({rank}, {depth})" for rank, depth in zip(modules.ranks, modules.depths, strict=True))
     return [
-        ("accuracy", _accuracy(config, judged)),
+        ("accuracy" if judged is None else judged.metric, _accuracy(config, judged)),
         ("rounds", f"{len(rows)} of {config.rounds}"),
         ("devices", f"{config.fleet.devices}, partition {config.partition.kind}"),
         ("policy", environment.get("policy", {}).get("label") or label_of(config.policy)),

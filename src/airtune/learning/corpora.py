@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,8 @@ class Examples:
     text: tuple[str, ...]
     text_pair: tuple[str, ...] | None
     """Second text of each pair; None where the task has single texts."""
-    label: NDArray[np.int64]
-    """Class 0…C−1, shape [n]."""
+    label: NDArray[Any]
+    """Class 0…C−1, int64, or score, float32; shape [n]."""
     group: NDArray[np.int64] | None = None
     """Natural group (film) of each example, shape [n]; None where the task has none."""
 

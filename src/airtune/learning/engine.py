@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from airtune.config import LearningConfig
 from airtune.learning.data import TokenSet
+from airtune.learning.language import LanguageBucketer, LanguagePacker
 from airtune.learning.lora import Adapters, Family, NestedLinear, attach, tail_norm
 from airtune.learning.meter import Meter, Reading, halves
-from airtune.learning.packing import Batcher, batcher_of
+from airtune.learning.objective import Classification, Objective
+from airtune.learning.packing import Batcher, Bucketer, Packer, batcher_of
 from airtune.types import AirtuneError
 
 EVALUATION_TOKENS = 2048
@@ -104,6 +105,7 @@ class Engine:
         installed: its adapted layers.
         config: local optimiser, steps and rates.
         sample: token set whose first samples decide whether the model can be packed.
+        objective: what is minimised and judged; None for classes.
     """
 
     def __init__(
@@ -113,7 +115,9 @@ class Engine:
         installed: Mapping[str, NestedLinear],
         config: LearningConfig,
         sample: TokenSet,
+        objective: Objective | None = None,
     ) -> None:
+        self.objective = objective or Classification()
         self.model = model
         self.family = family
         self.installed = installed
@@ -122,9 +126,15 @@ class Engine:
         self.device = device_of(config.device)
         model.to(self.device)
         attach(model, installed, family, self.placed(family.initial(0)))
-        self.batcher: Batcher = batcher_of(model, config.packing, sample)
+        self.batcher: Batcher = batcher_of(model, config.packing, sample, *self._batchers)
+        if config.stack > 1 and self.objective.kind != "classification":
+            raise AirtuneError("learning.stack: only classifiers train many devices in one pass; use 1")
         if config.stack > 1 and self.layout != "packed":
             raise AirtuneError("learning.stack: only packed models train many devices in one pass; use 1")
+
+    @property
+    def _batchers(self) -> tuple[type[Bucketer], type[Packer]]:
+        return (LanguageBucketer, LanguagePacker) if self.objective.kind == "language" else (Bucketer, Packer)
 
     @property
     def layout(self) -> str:
@@ -194,9 +204,9 @@ class Engine:
         self, tokens: TokenSet, parts: list[NDArray[np.int64]], prior: Tensor | None, meter: Meter | None
     ) -> float:
         """Add up the gradient of the parts' mean loss in the leaves, noted after each part; returns the loss."""
-        size, total = sum(map(len, parts)), 0.0
-        for index in parts:
-            loss = self._loss(tokens, index, prior) * (len(index) / size)
+        sizes, total = [self.objective.size(tokens, index) for index in parts], 0.0
+        for index, size in zip(parts, sizes, strict=True):
+            loss = self._loss(tokens, index, prior) * (size / sum(sizes))
             loss.backward()
             total += loss.item()
             if meter is not None:
@@ -204,12 +214,11 @@ class Engine:
         return total
 
     def _loss(self, tokens: TokenSet, index: NDArray[np.int64], prior: Tensor | None) -> Tensor:
-        """Mean cross-entropy of the samples `index`; raises AirtuneError if it is not finite."""
+        """Mean loss of the samples `index`; raises AirtuneError if it is not finite."""
         with self.autocast():
             scores = self.batcher.logits(tokens, index)
         logits = scores.float() if scores.dtype == torch.bfloat16 else scores
-        label = torch.from_numpy(tokens.label[index]).to(self.device)
-        loss = functional.cross_entropy(logits if prior is None else logits + prior.to(self.device), label)
+        loss = self.objective.loss(logits, tokens, index, prior)
         self.refuse_divergence([loss.item()])
         return loss
 
@@ -223,7 +232,7 @@ class Engine:
                 )
 
     def logits(self, adapters: Mapping[str, Tensor], tokens: TokenSet, index: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Class scores of the samples `index` [n × classes], in batches of similar length."""
+        """What is judged of the samples `index` [n × c], of a classifier its logits; in batches of one length."""
         attach(self.model, self.installed, self.family, self.placed(adapters))
         lengths = (tokens.offsets[index + 1] - tokens.offsets[index]).astype(np.int64)
         order = np.argsort(lengths, kind="stable")
@@ -231,14 +240,15 @@ class Engine:
         rows: list[NDArray[np.float32]] = []
         with torch.inference_mode():
             for chunk in np.split(order, cuts):
-                rows.append(self.batcher.logits(tokens, index[chunk]).cpu().numpy())
+                output = self.batcher.logits(tokens, index[chunk])
+                rows.append(self.objective.read(output, tokens, index[chunk]).cpu().numpy())
         scores = np.empty((len(index), rows[0].shape[1]), dtype=np.float32)
         scores[order] = np.concatenate(rows)
         return scores
 
     def accuracy(self, adapters: Mapping[str, Tensor], tokens: TokenSet, index: NDArray[np.int64]) -> float:
-        """Share of the samples `index` classified correctly."""
-        return float((self.logits(adapters, tokens, index).argmax(axis=1) == tokens.label[index]).mean())
+        """The judged score of the samples `index`: of a classifier the share classified correctly."""
+        return self.objective.judge(self.logits(adapters, tokens, index), tokens, index)
 
     def optimizer(self, part: Mapping[str, Tensor], rates: Rates) -> torch.optim.Optimizer:
         """A fresh local optimiser over the leaves of a slice."""

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from airtune.learning.assets import ModelSource, load_classifier, quiet
+from airtune.learning.assets import ModelSource, load_model, quiet
 from airtune.learning.factors import product_svd
 from airtune.learning.lora import Family, Matrix
 from airtune.learning.server import is_merged
@@ -37,7 +37,7 @@ def export_peft(
         adapters: global adapter.
         family: its nested family.
         source: base model; the adapter's configuration names its Hub id and commit, or its folder.
-        label_names: class names.
+        label_names: class names; none for a language model.
         card: text of README.md; None for PEFT's own.
 
     Raises:
@@ -45,8 +45,8 @@ def export_peft(
     """
     if not _replaceable(out, lambda: (out / "adapter_config.json").exists()):
         raise AirtuneError(f"--out {out}: exists and is no adapter folder; choose another")
-    model, tokenizer = load_classifier(source, len(label_names))
-    peft_model = _adapted(model, whole_change(adapters, family), adapters, family, source)
+    model, tokenizer = load_model(source, len(label_names))
+    peft_model = _adapted(model, whole_change(adapters, family), adapters, family, source, bool(label_names))
 
     def write(folder: Path) -> None:
         peft_model.save_pretrained(folder, save_embedding_layers=False)
@@ -78,10 +78,11 @@ def export_merged(
     """
     if not _replaceable(out, lambda: _exported_model(out)):
         raise AirtuneError(f"--out {out}: exists and is no model that airtune exported; choose another")
-    model, tokenizer = load_classifier(source, len(label_names))
+    model, tokenizer = load_model(source, len(label_names))
     merge(model, adapters, family)
-    model.config.id2label = dict(enumerate(label_names))
-    model.config.label2id = {name: number for number, name in enumerate(label_names)}
+    if label_names:
+        model.config.id2label = dict(enumerate(label_names))
+        model.config.label2id = {name: number for number, name in enumerate(label_names)}
     _write(out, model.save_pretrained, tokenizer, card)
 
 
@@ -139,7 +140,12 @@ def _factors(adapters: Mapping[str, Tensor], family: Family, matrix: Matrix) -> 
 
 
 def _adapted(
-    model: Any, change: Mapping[str, Factors], adapters: Mapping[str, Tensor], family: Family, source: ModelSource
+    model: Any,
+    change: Mapping[str, Factors],
+    adapters: Mapping[str, Tensor],
+    family: Family,
+    source: ModelSource,
+    classifier: bool = True,
 ) -> Any:
     """The model under PEFT's adapter of these factors; ranks and α other than the largest go into its patterns."""
     from peft import LoraConfig, TaskType, get_peft_model
@@ -151,8 +157,8 @@ def _adapted(
         rank_pattern={name: pair.rank for name, pair in change.items() if pair.rank != largest.rank},
         alpha_pattern={name: pair.alpha for name, pair in change.items() if pair.alpha != largest.alpha},  # pyright: ignore[reportArgumentType]
         target_modules=list(change),
-        modules_to_save=sorted({name.split(".")[0] for name, _ in family.head}),
-        task_type=TaskType.SEQ_CLS,
+        modules_to_save=sorted({name.split(".")[0] for name, _ in family.head}) or None,
+        task_type=TaskType.SEQ_CLS if classifier else TaskType.CAUSAL_LM,
     )
     with warnings.catch_warnings():  # PEFT reads an attribute that Transformers deprecates
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
@@ -181,7 +187,8 @@ def _settle_order(path: Path) -> None:
     """Sort the lists that PEFT holds as sets, so that equal adapters are written as equal bytes."""
     config: dict[str, Any] = json.loads(path.read_text())
     for key in ("modules_to_save", "target_modules"):
-        config[key] = sorted(set(config[key]))
+        if config[key] is not None:
+            config[key] = sorted(set(config[key]))
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 

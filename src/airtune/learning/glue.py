@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -157,7 +157,7 @@ def read_tsv(path: Path, task: GlueTask) -> tuple[Examples, int]:
     Raises:
         AirtuneError: naming file, line and what would be right.
     """
-    lines, ended = _lines(path)
+    lines, ended = lines_of(path)
     columns = _columns(path, task, lines[0])
     at_text, at_label = [columns.index(c) for c in task.texts], columns.index(task.label)
     code = {name: i for i, name in enumerate(task.classes)}
@@ -177,10 +177,10 @@ def read_tsv(path: Path, task: GlueTask) -> tuple[Examples, int]:
             skipped += 1
             if skipped > task.broken_rows or cut:
                 wrong = f"{len(fields)} tab-separated columns; {len(columns)} would be right"
-                raise AirtuneError(f"{path}: {_line(number, cut)}: {wrong}")
+                raise AirtuneError(f"{path}: {line_of(number, cut)}: {wrong}")
         elif fields[at_label] not in code:
             wrong = f"unknown label {fields[at_label][:40]!r}; right would be {', '.join(task.classes)}"
-            raise AirtuneError(f"{path}: {_line(number, cut)}: {wrong}")
+            raise AirtuneError(f"{path}: {line_of(number, cut)}: {wrong}")
         else:
             texts.append([fields[i] for i in at_text])
             labels.append(code[fields[at_label]])
@@ -189,16 +189,17 @@ def read_tsv(path: Path, task: GlueTask) -> tuple[Examples, int]:
     return _examples(list(zip(*texts, strict=True)), labels), skipped
 
 
-def _line(number: int, cut: bool) -> str:
+def line_of(number: int, cut: bool) -> str:
     """The line as told in a message."""
     return f"line {number}" + (" (the last, without a line break: the file may be cut)" if cut else "")
 
 
-def _examples(texts: list[tuple[str, ...]], labels: list[int]) -> Examples:
-    return Examples(texts[0], texts[1] if len(texts) > 1 else None, np.array(labels, dtype=np.int64))
+def _examples(texts: list[tuple[str, ...]], labels: list[Any]) -> Examples:
+    dtype = np.float32 if isinstance(labels[0], float) else np.int64
+    return Examples(texts[0], texts[1] if len(texts) > 1 else None, np.array(labels, dtype=dtype))
 
 
-def _lines(path: Path) -> tuple[list[str], bool]:
+def lines_of(path: Path) -> tuple[list[str], bool]:
     """The file's lines, at least one, and whether the last is ended by a line break."""
     try:
         raw = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
@@ -255,7 +256,7 @@ def from_hub(name: str, task: GlueTask, revision: str | None = None) -> tuple[Ex
                 f"{where} is all that the Hub's cache holds, {at} would be right; connect, or ask for the one with "
                 "task.revision"
             )
-        if not labels or not set(labels) <= set(range(len(task.classes))):
+        if not labels or not all(_known(label, task) for label in labels):
             raise AirtuneError(f"{where} is empty or has samples without a label")
         if commit == HUB_COMMIT and len(labels) != rows:
             raise AirtuneError(
@@ -267,7 +268,12 @@ def from_hub(name: str, task: GlueTask, revision: str | None = None) -> tuple[Ex
     return splits[0], splits[1], at
 
 
-def _hub_split(name: str, task: GlueTask, split: str, at: str) -> tuple[list[tuple[str, ...]], list[int], str]:
+def _known(label: float, task: GlueTask) -> bool:
+    """Whether it is a class of the task, or where it has none a similarity."""
+    return label in range(len(task.classes)) if task.classes else 0.0 <= label <= 5.0
+
+
+def _hub_split(name: str, task: GlueTask, split: str, at: str) -> tuple[list[tuple[str, ...]], list[Any], str]:
     """Text columns, labels and commit of one split; the cache may answer with another commit than `at`."""
     import datasets
 

@@ -48,6 +48,8 @@ class Packed:
     """[S] index of each sequence's first token."""
     last: Tensor
     """[S] index of each sequence's last token."""
+    read: Tensor | None = None
+    """[P] index of the tokens before each response token; None where the samples have no responses."""
 
     def to(self, device: torch.device) -> "Packed":
         """The batch on another device."""
@@ -78,7 +80,14 @@ def pack(tokens: TokenSet, index: NDArray[np.int64]) -> Packed:
         back=torch.from_numpy(back),
         first=torch.from_numpy(starts[:-1].copy()),
         last=torch.from_numpy(starts[1:] - 1),
+        read=None if tokens.response is None else torch.from_numpy(_before_responses(tokens, index, starts)),
     )
+
+
+def _before_responses(tokens: TokenSet, index: NDArray[np.int64], starts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where, in the packed row, the token before each response token lies."""
+    shift = starts[:-1] - tokens.offsets[index] - 1
+    return tokens.responses(index) + np.repeat(shift, tokens.response_lengths[index])
 
 
 _current = SimpleNamespace(batch=None)
@@ -176,6 +185,8 @@ class PackedBackbone(nn.Module):
             options["token_type_ids"] = batch.type_ids
         out = self.backbone(input_ids=batch.input_ids, position_ids=batch.position + self.position_offset, **options)
         hidden = out.last_hidden_state[0]
+        if batch.read is not None:
+            return BaseModelOutputWithPoolingAndCrossAttentions(last_hidden_state=hidden[batch.read][None])
         chosen = hidden if self.pruned else hidden[batch.last if self.causal else batch.first]
         pooled = chosen[:, None, :]
         pooler = getattr(self.backbone, "pooler", None)
@@ -227,6 +238,8 @@ class Packer:
     """
 
     layout = "packed"
+    prunes = True
+    """Whether the last layer may run for the pooled tokens only."""
 
     def __init__(self, model: Any) -> None:
         AttentionInterface.register(ATTENTION, _attention)
@@ -292,7 +305,9 @@ class Bucketer:
         return self.model(input_ids=torch.from_numpy(ids).to(mask.device), attention_mask=mask, **options).logits
 
 
-def batcher_of(model: Any, packing: str, sample: TokenSet) -> Batcher:
+def batcher_of(
+    model: Any, packing: str, sample: TokenSet, padded: type[Bucketer] = Bucketer, packed: type[Packer] = Packer
+) -> Batcher:
     """Packed batches where they give the padded model's logits on a few samples, else bucketed ones.
 
     Of the last layer only the pooled tokens are computed, where its structure is known and the logits agree.
@@ -300,7 +315,7 @@ def batcher_of(model: Any, packing: str, sample: TokenSet) -> Batcher:
     Raises:
         AirtuneError: packing is "packed" and the model's logits differ, or a decoder has nothing to pad with.
     """
-    plain = Bucketer(model)
+    plain = padded(model)
     if packing == "bucketed":
         return plain
     index = np.unique(np.append(np.arange(min(3, len(sample))), sample.lengths.argmax()))
@@ -308,14 +323,15 @@ def batcher_of(model: Any, packing: str, sample: TokenSet) -> Batcher:
     with torch.no_grad():
         want = plain.logits(sample, index)
         try:
-            packer = Packer(model)
+            packer = packed(model)
             difference = float((packer.logits(sample, index) - want).abs().max())
             reason = f"its logits differ by {difference:.2g}"
         except (TypeError, ValueError, RuntimeError, KeyError, AttributeError, IndexError) as error:
             packer, difference, reason = None, float("inf"), str(error).splitlines()[0]
     bound = TOLERANCE * float(want.abs().max())
     if packer is not None and difference <= bound:
-        _prune(packer, sample, index, want, bound)
+        if packer.prunes:
+            _prune(packer, sample, index, want, bound)
         return packer
     setattr(model, model.base_model_prefix, original)
     _set_attention(model, attention)

@@ -6,7 +6,7 @@ samples of a device are a view of that order, made when it is asked for.
 
 from collections.abc import Sequence
 from heapq import heapify, heappop, heappush
-from typing import TypeAlias, overload
+from typing import Any, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,6 +88,28 @@ def partition(label: Indices, group: Indices | None, config: PartitionConfig, de
         case "natural":
             owner = _whole_groups(group, total, config, devices, rng)
     return _deal(owner, devices)
+
+
+BINS = 10
+"""Quantile bins of a score that dirichlet takes for labels."""
+
+
+def strata(label: NDArray[Any], kind: str, config: PartitionConfig) -> Indices:
+    """What `partition` takes for labels: classes, or the decile of a score; all alike where there is neither.
+
+    Raises:
+        AirtuneError: dirichlet for a task without labels.
+    """
+    match kind:
+        case "regression":
+            edges = np.quantile(label, np.arange(1, BINS) / BINS)
+            return np.searchsorted(edges, label, side="right").astype(np.int64)
+        case "language" if config.kind == "dirichlet":
+            raise AirtuneError(
+                "partition.kind: dirichlet skews labels, and a language task has none; use iid, quantity or natural"
+            )
+        case _:
+            return label
 
 
 def _refuse_too_few(total: int, floor: int, devices: int) -> None:

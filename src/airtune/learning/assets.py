@@ -1,7 +1,9 @@
 """The foundation model: found, identified by hash, loaded; never silently replaced by another."""
 
+import contextlib
 import hashlib
 import importlib.util
+import io
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -202,7 +204,8 @@ def quiet() -> Generator[None]:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        yield
+        with contextlib.redirect_stderr(io.StringIO()):  # reading GGUF shows a bar of its own
+            yield
     finally:
         logging.set_verbosity(verbosity)
         if bars:

@@ -105,7 +105,7 @@ def _instruct(data_dir: Path | None) -> TaskData:
     if data_dir is None:
         reviews = _rotten_tomatoes(None)
         few = reviews.dev.take(np.arange(0, len(reviews.dev), DEV_EVERY))
-        where = f"Rotten Tomatoes reviews put as a question, every {DEV_EVERY}th of dev, {reviews.description}"
+        where = f"Rotten Tomatoes reviews put as a question, one in {DEV_EVERY} of dev, {reviews.description}"
         return TaskData(asked(reviews.train), asked(few), (), where, reviews.sha256, reviews.source, "language")
     train, dev = read_pair(data_dir)
     digests = MappingProxyType({name: sha256_of(data_dir / name) for name in ("train.jsonl", "dev.jsonl")})

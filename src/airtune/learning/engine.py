@@ -15,7 +15,7 @@ from airtune.config import LearningConfig
 from airtune.learning.data import TokenSet
 from airtune.learning.lora import Adapters, Family, NestedLinear, attach, tail_norm
 from airtune.learning.meter import Meter, Reading, halves
-from airtune.learning.packing import Batcher, batcher_of
+from airtune.learning.packing import Batcher, Packer, batcher_of
 from airtune.types import AirtuneError
 
 EVALUATION_TOKENS = 2048
@@ -123,6 +123,8 @@ class Engine:
         model.to(self.device)
         attach(model, installed, family, self.placed(family.initial(0)))
         self.batcher: Batcher = batcher_of(model, config.packing, sample)
+        if config.prefix_cache_byte and isinstance(self.batcher, Packer):
+            self.batcher.keep_prefix(config.prefix_cache_byte, installed.values(), sample)
         if config.stack > 1 and self.layout != "packed":
             raise AirtuneError("learning.stack: only packed models train many devices in one pass; use 1")
 

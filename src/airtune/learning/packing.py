@@ -6,6 +6,8 @@ result back. `batcher_of` compares logits with the plain padded model once, so a
 found out before training, and padded batches of similar length are used instead.
 """
 
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from types import SimpleNamespace
 from typing import Any, Protocol, runtime_checkable
@@ -20,12 +22,16 @@ from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAtte
 from transformers.utils import logging
 
 from airtune.learning.data import TokenSet
-from airtune.learning.pruning import last_layer
+from airtune.learning.lora import NestedLinear
+from airtune.learning.prefix import Prefix
+from airtune.learning.pruning import embeddings_of, last_layer
 from airtune.types import AirtuneError
 
 ATTENTION = "airtune_packed"
 TOLERANCE = 1e-4
 """Largest difference between packed and padded logits, relative to the largest logit."""
+FAILURES = (TypeError, ValueError, RuntimeError, KeyError, AttributeError, IndexError)
+"""What a model raises that is not of the structure expected."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -162,6 +168,14 @@ class PackedBackbone(nn.Module):
         """Whether the last layer runs for the pooled tokens only."""
         return self._whole is not None
 
+    @property
+    def layers(self) -> nn.ModuleList | None:
+        """The backbone's layers; None if its structure is not known."""
+        if self._whole is not None:
+            return self._whole[0]
+        known = last_layer(self.backbone)
+        return None if known is None else known[0]
+
     def _pooling(self) -> tuple[Packed, Tensor, Tensor]:
         """The current batch, the index of its pooled tokens and their positions."""
         batch: Packed = _current.batch
@@ -242,16 +256,59 @@ class Packer:
         offset = int(padding_idx) + 1 if roberta and padding_idx is not None else 0
         self.backbone = PackedBackbone(backbone, is_causal(model), offset)
         setattr(model, prefix, self.backbone)
+        self.prefix: Prefix | None = None
 
     def logits(self, tokens: TokenSet, index: NDArray[np.int64]) -> Tensor:
         """Class scores [S × classes] of the samples `index`."""
-        _current.batch = pack(tokens, index).to(self.model.device)
-        return self.classify(len(index))
+        with self._laid(tokens, index):
+            return self.classify(len(index))
 
     def pooled(self, tokens: TokenSet, index: NDArray[np.int64]) -> BaseModelOutputWithPoolingAndCrossAttentions:
         """What the backbone hands on to the head."""
+        with self._laid(tokens, index):
+            return getattr(self.model, self.model.base_model_prefix)()
+
+    @contextmanager
+    def _laid(self, tokens: TokenSet, index: NDArray[np.int64], depth: int | None = None) -> Generator[None]:
+        """The samples as the current batch, entering at layer `depth`, else at the lowest with anything attached."""
+        prefix, rows = self.prefix, None
+        if prefix is not None:
+            depth = prefix.lowest() if depth is None else depth
+            rows = prefix.rows(tokens, index, depth, lambda alone: self._backbone_on(tokens, alone))
         _current.batch = pack(tokens, index).to(self.model.device)
-        return getattr(self.model, self.model.base_model_prefix)()
+        with nullcontext() if prefix is None or depth is None or rows is None else prefix.entering(depth, rows):
+            yield
+
+    def _backbone_on(self, tokens: TokenSet, index: NDArray[np.int64]) -> None:
+        _current.batch = pack(tokens, index).to(self.model.device)
+        self.backbone()
+
+    def keep_prefix(self, memory_byte: int, installed: Iterable[NestedLinear], sample: TokenSet) -> bool:
+        """Compute what is frozen below the adapted layers once per sample, if logits stay; returns whether they do.
+
+        Args:
+            memory_byte: bound of what is kept in memory; what is beyond goes to a temporary file.
+            installed: the adapted layers, with an adapter attached that changes nothing (B = 0).
+            sample: token set whose first samples decide.
+        """
+        layers, name = self.backbone.layers, embeddings_of(self.backbone.backbone)
+        if layers is None or name is None or self.model.dtype != torch.float32:
+            return False
+        index = _few(sample)
+        with torch.no_grad():
+            want = self.logits(sample, index)
+            bound = TOLERANCE * float(want.abs().max())
+            self.prefix = Prefix(self.backbone.backbone, layers, name, installed, memory_byte)
+            try:
+                same = all(self._enters(sample, index, depth, want, bound) for depth in range(1, len(layers)))
+            except FAILURES:
+                same = False
+        self.prefix = Prefix(self.backbone.backbone, layers, name, installed, memory_byte) if same else None
+        return same
+
+    def _enters(self, sample: TokenSet, index: NDArray[np.int64], depth: int, want: Tensor, bound: float) -> bool:
+        with self._laid(sample, index, depth):
+            return float((self.classify(len(index)) - want).abs().max()) <= bound
 
     def classify(self, count: int) -> Tensor:
         """Class scores [S × classes] of what the backbone hands on for `count` samples."""
@@ -303,7 +360,7 @@ def batcher_of(model: Any, packing: str, sample: TokenSet) -> Batcher:
     plain = Bucketer(model)
     if packing == "bucketed":
         return plain
-    index = np.unique(np.append(np.arange(min(3, len(sample))), sample.lengths.argmax()))
+    index = _few(sample)
     original, attention = getattr(model, model.base_model_prefix), model.config._attn_implementation
     with torch.no_grad():
         want = plain.logits(sample, index)
@@ -311,7 +368,7 @@ def batcher_of(model: Any, packing: str, sample: TokenSet) -> Batcher:
             packer = Packer(model)
             difference = float((packer.logits(sample, index) - want).abs().max())
             reason = f"its logits differ by {difference:.2g}"
-        except (TypeError, ValueError, RuntimeError, KeyError, AttributeError, IndexError) as error:
+        except FAILURES as error:
             packer, difference, reason = None, float("inf"), str(error).splitlines()[0]
     bound = TOLERANCE * float(want.abs().max())
     if packer is not None and difference <= bound:
@@ -324,6 +381,11 @@ def batcher_of(model: Any, packing: str, sample: TokenSet) -> Batcher:
     return plain
 
 
+def _few(sample: TokenSet) -> NDArray[np.int64]:
+    """The first samples and the longest one."""
+    return np.unique(np.append(np.arange(min(3, len(sample))), sample.lengths.argmax()))
+
+
 def _prune(packer: Packer, sample: TokenSet, index: NDArray[np.int64], want: Tensor, bound: float) -> None:
     """Prune the last layer if the logits stay within `bound` of those wanted, else leave it whole."""
     try:
@@ -332,7 +394,7 @@ def _prune(packer: Packer, sample: TokenSet, index: NDArray[np.int64], want: Ten
                 difference = float((packer.logits(sample, index) - want).abs().max())
             if not difference <= bound:
                 packer.backbone.restore()
-    except (TypeError, ValueError, RuntimeError, KeyError, AttributeError, IndexError):
+    except FAILURES:
         packer.backbone.restore()
 
 

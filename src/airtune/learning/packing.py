@@ -1,8 +1,8 @@
 """Sequences back to back: no padding in any linear layer, attention within each sequence only.
 
-A packed batch is one row of N tokens. Hugging Face models call a registered attention function; ours gathers
-each sequence into its own row for the attention product alone, which is a few per cent of the work, and scatters the
-result back. `batcher_of` compares logits with the plain padded model once, so a model that this does not suit is
+A packed batch is one row of N tokens. Hugging Face models call a registered attention function; ours gathers the
+sequences into rows as long as the longest, several short ones to a row, for the attention product alone, and scatters
+the result back. `batcher_of` compares logits with the plain padded model once, so a model that this does not suit is
 found out before training, and padded batches of similar length are used instead.
 """
 
@@ -48,8 +48,12 @@ class Packed:
     """[S × L] index into the N tokens, padding pointing at the sequence's first token."""
     keep: Tensor | None
     """[S × 1 × 1 × L] true at real tokens; None if all sequences have the same length."""
+    cells: Tensor
+    """[R × L] index into the N tokens, R ≤ S rows filled with whole sequences; a cell left over points at token 0."""
+    seen: Tensor | None
+    """[R × 1 × L × L] true where both cells are of one sequence or both left over; None if each sequence fills a row."""
     back: Tensor
-    """[N] index into the S·L padded positions."""
+    """[N] index into the R·L cells."""
     first: Tensor
     """[S] index of each sequence's first token."""
     last: Tensor
@@ -74,17 +78,37 @@ def pack(tokens: TokenSet, index: NDArray[np.int64]) -> Packed:
     column = np.arange(longest)
     real = column[None, :] < lengths[:, None]
     rows = np.where(real, starts[:-1, None] + column[None, :], starts[:-1, None])
-    back = np.repeat(np.arange(len(index)) * longest, lengths) + position
+    begin = _placed(lengths, longest)
+    back = np.repeat(begin, lengths) + position
+    cells = np.zeros((int(begin.max()) // longest + 1, longest), dtype=np.int64)
+    owner = np.full(cells.shape, -1)
+    cells.flat[back], owner.flat[back] = np.arange(total), np.repeat(np.arange(len(index)), lengths)
     return Packed(
         input_ids=torch.from_numpy(tokens.ids[source].astype(np.int64))[None],
         type_ids=None if tokens.type_ids is None else torch.from_numpy(tokens.type_ids[source].astype(np.int64))[None],
         position=torch.from_numpy(position)[None],
         rows=torch.from_numpy(rows),
         keep=None if real.all() else torch.from_numpy(real)[:, None, None, :],
+        cells=torch.from_numpy(cells),
+        seen=None if real.all() else torch.from_numpy(owner[:, None, :, None] == owner[:, None, None, :]),
         back=torch.from_numpy(back),
         first=torch.from_numpy(starts[:-1].copy()),
         last=torch.from_numpy(starts[1:] - 1),
     )
+
+
+def _placed(lengths: NDArray[np.int64], longest: int) -> NDArray[np.int64]:
+    """First cell of each sequence in rows of `longest` cells, counted row after row.
+
+    The longest come first, each in the first row that has room for it.
+    """
+    free = np.full(len(lengths), longest)
+    begin = np.empty(len(lengths), dtype=np.int64)
+    for i in np.argsort(-lengths, kind="stable"):
+        row = int(np.argmax(free >= lengths[i]))
+        begin[i] = (row + 1) * longest - free[row]
+        free[row] -= lengths[i]
+    return begin
 
 
 _current = SimpleNamespace(batch=None)
@@ -95,12 +119,12 @@ def _attention(
 ) -> tuple[Tensor, None]:
     """Attention of one packed row: [1 × heads × N × d] to [1 × N × heads × d]."""
     batch: Packed = _current.batch
-    size, longest = batch.rows.shape
+    size, longest = batch.cells.shape
 
     def unfold(x: Tensor) -> Tensor:
         flat = x[0].transpose(0, 1).reshape(x.shape[2], -1)
-        rows = functional.embedding(batch.rows, flat)
-        return rows.view(size, longest, x.shape[1], x.shape[3]).transpose(1, 2)
+        cells = functional.embedding(batch.cells, flat)
+        return cells.view(size, longest, x.shape[1], x.shape[3]).transpose(1, 2)
 
     mask, causal = _mask(batch, bool(getattr(module, "is_causal", False)), options.get("sliding_window"))
     out = functional.scaled_dot_product_attention(
@@ -117,21 +141,19 @@ def _attention(
 
 
 def _mask(batch: Packed, causal: bool, window: int | None) -> tuple[Tensor | None, bool]:
-    """Which keys each query sees, [S × 1 × L × L] or broadcastable to it, and whether attention is causal besides.
+    """Which cells each cell sees, [R × 1 × L × L] or broadcastable to it, and whether attention is causal besides.
 
-    A causal sequence needs no mask, for what pads it comes last. With a window, tokens less than it apart are seen.
+    With a window, tokens less than it apart are seen. Every cell sees itself: one that sees nothing would give NaN.
     """
-    longest = batch.rows.shape[1]
+    longest = batch.cells.shape[1]
     if window is None or longest <= window:
-        return (None, True) if causal else (batch.keep, False)
-    place = torch.arange(longest, device=batch.rows.device)
+        if batch.seen is None or not causal:
+            return batch.seen, causal
+        return batch.seen.tril(), False
+    place = torch.arange(longest, device=batch.cells.device)
     near = (place[:, None] - place[None, :]).abs() < window
-    if causal:
-        return near.tril(), False
-    seen = near if batch.keep is None else near & batch.keep
-    return seen | torch.eye(
-        longest, dtype=torch.bool, device=place.device
-    ), False  # a padding row that sees nothing would give NaN
+    near = near.tril() if causal else near
+    return near if batch.seen is None else near & batch.seen, False
 
 
 class PackedBackbone(nn.Module):

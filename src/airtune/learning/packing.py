@@ -51,7 +51,7 @@ class Packed:
     cells: Tensor
     """[R × L] index into the N tokens, R ≤ S rows filled with whole sequences; a cell left over points at token 0."""
     seen: Tensor | None
-    """[R × 1 × L × L] true where both cells are of one sequence or both left over; None if each sequence fills a row."""
+    """[R × 1 × L × L] true where both cells are of one sequence or both left over; None if sequences fill the rows."""
     back: Tensor
     """[N] index into the R·L cells."""
     first: Tensor

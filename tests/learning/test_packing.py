@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from airtune.config import LearningConfig
 from airtune.learning import pruning
 from airtune.learning.data import TokenSet
-from airtune.learning.packing import Bucketer, Packer, batcher_of, pack
+from airtune.learning.packed import pack
+from airtune.learning.packing import Bucketer, Packer, batcher_of
 from airtune.types import AirtuneError
 
 PACKABLE = (

@@ -8,7 +8,6 @@ found out before training, and padded batches of similar length are used instead
 
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, fields
 from types import SimpleNamespace
 from typing import Any, Protocol, runtime_checkable
 
@@ -23,6 +22,7 @@ from transformers.utils import logging
 
 from airtune.learning.data import TokenSet
 from airtune.learning.lora import NestedLinear
+from airtune.learning.packed import Packed, pack
 from airtune.learning.prefix import Prefix
 from airtune.learning.pruning import embeddings_of, last_layer
 from airtune.types import AirtuneError
@@ -32,83 +32,6 @@ TOLERANCE = 1e-4
 """Largest difference between packed and padded logits, relative to the largest logit."""
 FAILURES = (TypeError, ValueError, RuntimeError, KeyError, AttributeError, IndexError)
 """What a model raises that is not of the structure expected."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Packed:
-    """One packed batch of S sequences and N tokens."""
-
-    input_ids: Tensor
-    """[1 × N]"""
-    type_ids: Tensor | None
-    """[1 × N]"""
-    position: Tensor
-    """[1 × N], from 0 in each sequence."""
-    rows: Tensor
-    """[S × L] index into the N tokens, padding pointing at the sequence's first token."""
-    keep: Tensor | None
-    """[S × 1 × 1 × L] true at real tokens; None if all sequences have the same length."""
-    cells: Tensor
-    """[R × L] index into the N tokens, R ≤ S rows filled with whole sequences; a cell left over points at token 0."""
-    seen: Tensor | None
-    """[R × 1 × L × L] true where both cells are of one sequence or both left over; None if sequences fill the rows."""
-    back: Tensor
-    """[N] index into the R·L cells."""
-    first: Tensor
-    """[S] index of each sequence's first token."""
-    last: Tensor
-    """[S] index of each sequence's last token."""
-
-    def to(self, device: torch.device) -> "Packed":
-        """The batch on another device."""
-        moved: dict[str, Any] = {}
-        for field in fields(self):
-            tensor: Tensor | None = getattr(self, field.name)
-            moved[field.name] = None if tensor is None else tensor.to(device)
-        return Packed(**moved)
-
-
-def pack(tokens: TokenSet, index: NDArray[np.int64]) -> Packed:
-    """Lay the samples `index` back to back."""
-    lengths = (tokens.offsets[index + 1] - tokens.offsets[index]).astype(np.int64)
-    starts = np.concatenate([[0], np.cumsum(lengths)])
-    total, longest = int(starts[-1]), int(lengths.max())
-    position = np.arange(total) - np.repeat(starts[:-1], lengths)
-    source = np.repeat(tokens.offsets[index], lengths) + position
-    column = np.arange(longest)
-    real = column[None, :] < lengths[:, None]
-    rows = np.where(real, starts[:-1, None] + column[None, :], starts[:-1, None])
-    begin = _placed(lengths, longest)
-    back = np.repeat(begin, lengths) + position
-    cells = np.zeros((int(begin.max()) // longest + 1, longest), dtype=np.int64)
-    owner = np.full(cells.shape, -1)
-    cells.flat[back], owner.flat[back] = np.arange(total), np.repeat(np.arange(len(index)), lengths)
-    return Packed(
-        input_ids=torch.from_numpy(tokens.ids[source].astype(np.int64))[None],
-        type_ids=None if tokens.type_ids is None else torch.from_numpy(tokens.type_ids[source].astype(np.int64))[None],
-        position=torch.from_numpy(position)[None],
-        rows=torch.from_numpy(rows),
-        keep=None if real.all() else torch.from_numpy(real)[:, None, None, :],
-        cells=torch.from_numpy(cells),
-        seen=None if real.all() else torch.from_numpy(owner[:, None, :, None] == owner[:, None, None, :]),
-        back=torch.from_numpy(back),
-        first=torch.from_numpy(starts[:-1].copy()),
-        last=torch.from_numpy(starts[1:] - 1),
-    )
-
-
-def _placed(lengths: NDArray[np.int64], longest: int) -> NDArray[np.int64]:
-    """First cell of each sequence in rows of `longest` cells, counted row after row.
-
-    The longest come first, each in the first row that has room for it.
-    """
-    free = np.full(len(lengths), longest)
-    begin = np.empty(len(lengths), dtype=np.int64)
-    for i in np.argsort(-lengths, kind="stable"):
-        row = int(np.argmax(free >= lengths[i]))
-        begin[i] = (row + 1) * longest - free[row]
-        free[row] -= lengths[i]
-    return begin
 
 
 _current = SimpleNamespace(batch=None)

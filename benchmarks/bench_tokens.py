@@ -1,12 +1,15 @@
-"""Tokens trained per second: packed engine against a plain padded PEFT loop on the same batches and the same model.
+"""Tokens trained per second on CPU: packed engine against a plain padded PEFT loop, at full and at half depth.
 
-Both sides train rank 16 on query and value of every layer and the head, with AdamW and clipping, without dropout. Only
-real tokens count. Repetitions alternate between the two, so that whatever else the machine does hits both.
+All sides train rank 16 on query and value and the head, with AdamW and clipping, without dropout, on the same batches.
+Half depth is the top three of six layers; there the engine starts from hidden states that it kept. Only real tokens
+count. Repetitions go through all sides in turn, so that whatever else the machine does hits all of them. With one
+thread, times are seconds of the processor, in which waiting for a core does not count; with more, of the clock.
 """
 
+import copy
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -15,21 +18,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 
 from airtune.config import ModulesConfig
 from airtune.learning.data import TokenSet
-from airtune.learning.engine import rates_at
-from benchmarks.workbench import LEARNING, batches, options, workbench
+from airtune.learning.engine import Trained, rates_at
+from airtune.learning.packing import Packer
+from benchmarks.workbench import LEARNING, Workbench, batches, options, workbench
 
-RANK, LAYERS = 16, 6
-MODULES = ModulesConfig(ranks=(RANK,), depths=(LAYERS,))
+RANK, LAYERS, HALF = 16, 6, 3
+MODULES = ModulesConfig(ranks=(RANK, RANK), depths=(HALF, LAYERS))
 RATES = rates_at(LEARNING, 0, 1)
+CACHE_BYTE = 1 << 30
+SCORED = 512
+GEMM_SIZES = (256, 384, 512, 1024, 2048)
 
 
 class PaddedPeft:
     """The loop that everybody writes: PEFT model, batches padded to their longest sample, AdamW, clipping."""
 
-    def __init__(self, plain: Any, start: Mapping[str, Tensor]) -> None:
+    def __init__(self, plain: Any, start: Mapping[str, Tensor], depth: int) -> None:
         from peft import LoraConfig, TaskType, get_peft_model
 
         config = LoraConfig(
@@ -37,6 +45,8 @@ class PaddedPeft:
             lora_alpha=int(MODULES.alpha),
             target_modules=list(MODULES.targets),
             modules_to_save=["classifier"],
+            layers_to_transform=list(range(LAYERS - depth, LAYERS)),
+            layers_pattern="layer",
             lora_dropout=0.0,
             task_type=TaskType.SEQ_CLS,
         )
@@ -95,47 +105,155 @@ class PaddedPeft:
         }
 
 
+class Sides:
+    """What is compared: the engine and the PEFT loop at full and at half depth, by name.
+
+    Args:
+        bench: engine with kept prefixes.
+    """
+
+    def __init__(self, bench: Workbench) -> None:
+        batcher = bench.engine.batcher
+        if not isinstance(batcher, Packer) or batcher.prefix is None:
+            raise SystemExit("the engine keeps no hidden states of this model")
+        self.batcher, self.prefix = batcher, batcher.prefix
+        self.engine, self.tokens = bench.engine, bench.tokens
+        theta = bench.family.initial(0)
+        self.start = {depth: bench.family.slice(theta, module) for module, depth in ((1, HALF), (2, LAYERS))}
+        self.peft = {depth: PaddedPeft(copy.deepcopy(bench.plain), self.start[depth], depth) for depth in self.start}
+        self.all: dict[str, Callable[[Sequence[NDArray[np.int64]]], Trained | float]] = {
+            "engine": lambda steps: self.ours(steps, LAYERS, False),
+            "peft": lambda steps: self.peft[LAYERS].train(self.tokens, steps),
+            "engine-half": lambda steps: self.ours(steps, HALF, False),
+            "engine-half-kept": lambda steps: self.ours(steps, HALF, True),
+            "peft-half": lambda steps: self.peft[HALF].train(self.tokens, steps),
+        }
+
+    def ours(self, steps: Sequence[NDArray[np.int64]], depth: int, kept: bool) -> Trained:
+        """The engine's training, from kept hidden states or not."""
+        self.batcher.prefix = self.prefix if kept else None
+        return self.engine.train(self.start[depth], self.tokens, steps, RATES)
+
+    def scores(self, kept: bool) -> NDArray[np.float32]:
+        """Class scores of the first samples with the adapter of half depth."""
+        self.batcher.prefix = self.prefix if kept else None
+        return self.engine.logits(self.start[HALF], self.tokens, np.arange(SCORED))
+
+    def reset(self) -> None:
+        """Both PEFT models back to the initial adapter."""
+        for loop in self.peft.values():
+            loop.reset()
+
+    def check(self, steps: Sequence[NDArray[np.int64]]) -> None:
+        """Refuse to time what does not do the same."""
+        for depth, kept in ((LAYERS, False), (HALF, False), (HALF, True)):
+            self.reset()
+            ours, theirs = self.ours(steps, depth, kept), self.peft[depth].train(self.tokens, steps)
+            change = torch.cat([x.flatten() for x in ours.delta.values()])
+            trained, start = self.peft[depth].trained, self.start[depth]
+            other = torch.cat([(trained[name].detach() - start[name]).flatten() for name in ours.delta])
+            apart = float((change - other).norm() / change.norm())
+            print(
+                f"depth {depth}{', kept states' * kept}: losses {ours.loss:.6f} and {theirs:.6f}, changes differ by "
+                f"{apart:.1e} of their norm"
+            )
+            if abs(ours.loss - theirs) > 1e-3 * theirs or apart > 1e-3:
+                raise SystemExit("the two loops do not do the same; their speeds cannot be compared")
+
+    def flop_per_token(self, steps: Sequence[NDArray[np.int64]]) -> float:
+        """FLOPs that the engine executes in matrix products of linear layers, per real token, at full depth.
+
+        Forward and backward, frozen and low-rank; not attention's own products, nor anything element by element.
+        """
+        with FlopCounterMode(display=False) as counter:
+            trained = self.ours(steps, LAYERS, False)
+        counted = counter.get_flop_counts()["Global"]
+        products = sum(n for op, n in counted.items() if str(op).rsplit(".", 1)[-1] in ("mm", "addmm", "bmm"))
+        return products / trained.tokens
+
+
+def gemm_rate(clock: Callable[[], float]) -> float:
+    """Best rate of square fp32 matrix products over some sizes [FLOP/s]."""
+    best = 0.0
+    for size in GEMM_SIZES:
+        a, b = torch.randn(size, size), torch.randn(size, size)
+        torch.mm(a, b)
+        count = max(int(2e9 / (2 * size**3)), 1)
+        begin = clock()
+        for _ in range(count):
+            torch.mm(a, b)
+        best = max(best, count * 2 * size**3 / (clock() - begin))
+    return best
+
+
+def line(label: str, values: Sequence[float], digits: int = 0) -> None:
+    """Median, least and most."""
+    print(f"{label:46}{median(values):10.{digits}f}{min(values):8.{digits}f}{max(values):8.{digits}f}")
+
+
+LABELS = {
+    "engine": "airtune, packed",
+    "peft": "plain PEFT loop, padded",
+    "engine-half": "airtune, half depth",
+    "engine-half-kept": "airtune, half depth, prefix kept",
+    "peft-half": "plain PEFT loop, half depth",
+}
+RATIOS = (
+    ("engine", "peft"),
+    ("engine-half", "peft-half"),
+    ("engine-half-kept", "peft-half"),
+    ("engine-half-kept", "peft"),
+    ("engine-half-kept", "engine-half"),
+)
+
+
 def main() -> None:
-    """Check that both do the same, then time them."""
+    """Check that all do the same, then time them."""
     parser = options(str(__doc__).splitlines()[0])
     parser.add_argument("--repetitions", type=int, default=11)
     parser.add_argument("--steps", type=int, default=LEARNING.local_steps, help="optimiser steps per repetition")
     given = parser.parse_args()
-    bench = workbench(given.data_dir, given.threads, MODULES)
-    engine, tokens = bench.engine, bench.tokens
-    start = bench.family.slice(bench.family.initial(0), 1)
-    peft = PaddedPeft(bench.plain, start)
-    print(bench.facts)
+    bench = workbench(given.data_dir, given.threads, MODULES, CACHE_BYTE)
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    sides, tokens = Sides(bench), bench.tokens
+    print(f"{bench.facts}, {'processor' if clock is time.process_time else 'wall-clock'} time")
 
-    steps = batches(tokens, given.steps, 0)  # also warms both up
-    peft.reset()
-    ours, theirs = engine.train(start, tokens, steps, RATES), peft.train(tokens, steps)
-    change = torch.cat([x.flatten() for x in ours.delta.values()])
-    other = torch.cat([(peft.trained[name].detach() - start[name]).flatten() for name in ours.delta])
-    difference = float((change - other).norm() / change.norm())
-    print(f"same updates: losses {ours.loss:.6f} and {theirs:.6f}, changes differ by {difference:.1e} of their norm")
-    if abs(ours.loss - theirs) > 1e-3 * theirs or difference > 1e-3:
-        raise SystemExit("the two loops do not do the same; their speeds cannot be compared")
-
-    rates: dict[str, list[float]] = {"engine": [], "peft": []}
+    sides.check(batches(tokens, given.steps, 0))  # also warms all up
+    flop = sides.flop_per_token(batches(tokens, given.steps, 0))
+    spent: dict[str, float] = {}
+    for name, kept in (("plain", False), ("filling", True), ("kept", True)):
+        begin = clock()
+        sides.scores(kept)
+        spent[name] = clock() - begin
+    rates: dict[str, list[float]] = {name: [] for name in sides.all}
     padding: list[float] = []
+    shares: list[float] = []
+    peaks: list[float] = []
     for repetition in range(1, given.repetitions + 1):
         steps = batches(tokens, given.steps, repetition)
         real = int(sum(tokens.lengths[index].sum() for index in steps))
         padding.append(1.0 - real / sum(int(tokens.lengths[index].max()) * len(index) for index in steps))
-        peft.reset()
-        for name in ("engine", "peft") if repetition % 2 else ("peft", "engine"):
-            begin = time.perf_counter()
-            if name == "engine":
-                engine.train(start, tokens, steps, RATES)
-            else:
-                peft.train(tokens, steps)
-            rates[name].append(real / (time.perf_counter() - begin))
-    ratios = [a / b for a, b in zip(rates["engine"], rates["peft"], strict=True)]
-    print(f"{'':28}{'tokens/s':>10}{'least':>8}{'most':>8}")
-    for name, label in (("engine", f"airtune, {engine.layout}"), ("peft", "plain PEFT loop, padded")):
-        print(f"{label:28}{median(rates[name]):10.0f}{min(rates[name]):8.0f}{max(rates[name]):8.0f}")
-    print(f"{'ratio, pair by pair':28}{median(ratios):10.2f}{min(ratios):8.2f}{max(ratios):8.2f}")
+        sides.ours(steps, HALF, True)  # their states are kept from here on
+        sides.reset()
+        for name in list(sides.all)[:: 1 if repetition % 2 else -1]:
+            begin = clock()
+            sides.all[name](steps)
+            rates[name].append(real / (clock() - begin))
+        peaks.append(gemm_rate(clock))
+        shares.append(100 * flop * rates["engine"][-1] / peaks[-1])
+    print(f"{'tokens/s':46}{'median':>10}{'least':>8}{'most':>8}")
+    for name, label in LABELS.items():
+        line(f"{name}: {label}", rates[name])
+    print("ratio, repetition by repetition")
+    for one, other in RATIOS:
+        line(f"  {one} / {other}", [a / b for a, b in zip(rates[one], rates[other], strict=True)], 2)
+    line("fp32 matrix products here [GFLOP/s]", [peak / 1e9 for peak in peaks], 1)
+    line("airtune, packed: share of that rate [%]", shares, 1)
+    print(f"it executes {flop / 1e6:.1f} MFLOP per token in linear layers; attention and all else are not counted")
+    print(
+        f"scores of {SCORED} samples at half depth: {spent['plain']:.1f} s, {spent['filling']:.1f} s while states "
+        f"are first kept, {spent['kept']:.1f} s from kept states"
+    )
     print(f"padding is {100 * np.mean(padding):.0f} % of the padded batches")
 
 

@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,9 @@ class Workbench:
     facts: str
 
 
-def workbench(data_dir: Path | None, threads: int | None, modules: ModulesConfig) -> Workbench:
+def workbench(
+    data_dir: Path | None, threads: int | None, modules: ModulesConfig, prefix_cache_byte: int = 0
+) -> Workbench:
     """MiniLM with a family of modules, and a task's tokens."""
     count = threads or len(os.sched_getaffinity(0))
     torch.set_num_threads(count)
@@ -59,7 +61,8 @@ def workbench(data_dir: Path | None, threads: int | None, modules: ModulesConfig
     installed = install(model, family)
     length = float(tokens.lengths.mean())
     table = modules_of(model, family, installed, modules, length, length * BATCH)
-    engine = Engine(model, family, installed, LEARNING, tokens)
+    learning = replace(LEARNING, prefix_cache_byte=prefix_cache_byte)
+    engine = Engine(model, family, installed, learning, tokens)
     facts = f"{source.name}, {task.name}, {length:.1f} tokens per sample, batches of {BATCH}, {count} threads"
     return Workbench(engine, tokens, family, table, plain, facts)
 

@@ -291,6 +291,10 @@ class LearningConfig:
     """Where the model runs; auto: cuda where there is one."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: training passes run in autocast; adapters, optimiser and evaluation stay in fp32."""
+    prefix_cache_byte: Annotated[int, Field(ge=0)] = 0
+    """Memory of each process for hidden states below the lowest adapted layer, computed once per sample [bytes]; larger
+    ones go to a temporary file. 0: none are kept. Of use where samples are seen often and modules are not of full
+    depth (context slice, or a family of less depth than the model)."""
     stack: Count = 1
     """Devices of one module trained in one pass; 1 on a CPU, more keep a GPU busy at the price of as much more memory.
     Devices that report on their gradient (`constants.source` estimated) train one by one."""

@@ -5,10 +5,14 @@ import logging
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from airtune.config import LearningConfig
 from airtune.learning import pruning
-from airtune.learning.packing import Bucketer, Packer, batcher_of, pack
+from airtune.learning.data import TokenSet
+from airtune.learning.packed import pack
+from airtune.learning.packing import Bucketer, Packer, batcher_of
 from airtune.types import AirtuneError
 
 PACKABLE = (
@@ -36,9 +40,39 @@ def test_layout_by_hand(kit):
     assert batch.position.tolist() == [[0, 1, 2, 3, 4, 0, 1, 2]]
     assert batch.rows.tolist() == [[0, 1, 2, 3, 4], [5, 6, 7, 5, 5]]
     assert batch.keep[:, 0, 0].tolist() == [[True] * 5, [True] * 3 + [False] * 2]
+    assert batch.cells.tolist() == [[0, 1, 2, 3, 4], [5, 6, 7, 0, 0]]
     assert batch.back.tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
     assert (batch.first.tolist(), batch.last.tolist()) == ([0, 5], [4, 7])
     assert pack(tokens, np.array([0, 0])).keep is None
+
+
+def test_short_sequences_share_rows():
+    """Samples of 2, 5, 3 and 1 tokens: 5 alone, 3 and 2 in a row, 1 in a third, each token seeing its own sequence."""
+    offsets = np.array([0, 2, 7, 10, 11])
+    tokens = TokenSet(np.arange(11, dtype=np.int32), None, offsets, np.zeros(4, dtype=np.int64), None)
+    batch = pack(tokens, np.arange(4))
+    assert batch.cells.tolist() == [[2, 3, 4, 5, 6], [7, 8, 9, 0, 1], [10, 0, 0, 0, 0]]
+    assert batch.back.tolist() == [8, 9, 0, 1, 2, 3, 4, 5, 6, 7, 10]
+    assert batch.seen.shape == (3, 1, 5, 5)
+    assert batch.seen[1, 0].int().tolist() == [[1, 1, 1, 0, 0]] * 3 + [[0, 0, 0, 1, 1]] * 2
+    assert batch.seen[2, 0].int().tolist() == [[1, 0, 0, 0, 0]] + [[0, 1, 1, 1, 1]] * 4
+    assert pack(tokens, np.array([1, 1])).seen is None
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=40))
+def test_rows_hold_every_token_once(lengths):
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    tokens = TokenSet(np.arange(offsets[-1], dtype=np.int32), None, offsets, np.zeros(len(lengths), np.int64), None)
+    batch = pack(tokens, np.arange(len(lengths)))
+    assert batch.cells.flatten()[batch.back].tolist() == list(range(offsets[-1]))
+    assert len(batch.cells) <= len(lengths) and batch.cells.shape[1] == max(lengths)
+    sees = torch.ones(len(batch.cells), 1, max(lengths), max(lengths)) if batch.seen is None else batch.seen
+    for i, length in enumerate(lengths):
+        cells = batch.back[offsets[i] : offsets[i + 1]]
+        rows, columns = cells // max(lengths), cells % max(lengths)
+        assert len(set(rows.tolist())) == 1 and columns.tolist() == list(range(columns[0], columns[0] + length))
+        assert bool(sees[rows[0], 0, columns][:, columns].all()) and int(sees[rows[0], 0, columns].sum()) == length**2
 
 
 def test_packed_logits_are_the_padded_ones(case, kit):

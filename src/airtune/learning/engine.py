@@ -127,6 +127,8 @@ class Engine:
         model.to(self.device)
         attach(model, installed, family, self.placed(family.initial(0)))
         self.batcher: Batcher = batcher_of(model, config.packing, sample, *self._batchers)
+        if config.prefix_cache_byte and isinstance(self.batcher, Packer):
+            self.batcher.keep_prefix(config.prefix_cache_byte, installed.values(), sample)
         if config.stack > 1 and self.objective.kind != "classification":
             raise AirtuneError("learning.stack: only classifiers train many devices in one pass; use 1")
         if config.stack > 1 and self.layout != "packed":

@@ -1,12 +1,13 @@
 """Sequences back to back: no padding in any linear layer, attention within each sequence only.
 
-A packed batch is one row of N tokens. Hugging Face models call a registered attention function; ours gathers
-each sequence into its own row for the attention product alone, which is a few per cent of the work, and scatters the
-result back. `batcher_of` compares logits with the plain padded model once, so a model that this does not suit is
+A packed batch is one row of N tokens. Hugging Face models call a registered attention function; ours gathers the
+sequences into rows as long as the longest, several short ones to a row, for the attention product alone, and scatters
+the result back. `batcher_of` compares logits with the plain padded model once, so a model that this does not suit is
 found out before training, and padded batches of similar length are used instead.
 """
 
-from dataclasses import dataclass, fields
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any, Protocol, runtime_checkable
 
@@ -20,74 +21,17 @@ from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAtte
 from transformers.utils import logging
 
 from airtune.learning.data import TokenSet
-from airtune.learning.pruning import last_layer
+from airtune.learning.lora import NestedLinear
+from airtune.learning.packed import Packed, pack
+from airtune.learning.prefix import Prefix
+from airtune.learning.pruning import embeddings_of, last_layer
 from airtune.types import AirtuneError
 
 ATTENTION = "airtune_packed"
 TOLERANCE = 1e-4
 """Largest difference between packed and padded logits, relative to the largest logit."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Packed:
-    """One packed batch of S sequences and N tokens."""
-
-    input_ids: Tensor
-    """[1 × N]"""
-    type_ids: Tensor | None
-    """[1 × N]"""
-    position: Tensor
-    """[1 × N], from 0 in each sequence."""
-    rows: Tensor
-    """[S × L] index into the N tokens, padding pointing at the sequence's first token."""
-    keep: Tensor | None
-    """[S × 1 × 1 × L] true at real tokens; None if all sequences have the same length."""
-    back: Tensor
-    """[N] index into the S·L padded positions."""
-    first: Tensor
-    """[S] index of each sequence's first token."""
-    last: Tensor
-    """[S] index of each sequence's last token."""
-    read: Tensor | None = None
-    """[P] index of the tokens before each response token; None where the samples have no responses."""
-
-    def to(self, device: torch.device) -> "Packed":
-        """The batch on another device."""
-        moved: dict[str, Any] = {}
-        for field in fields(self):
-            tensor: Tensor | None = getattr(self, field.name)
-            moved[field.name] = None if tensor is None else tensor.to(device)
-        return Packed(**moved)
-
-
-def pack(tokens: TokenSet, index: NDArray[np.int64]) -> Packed:
-    """Lay the samples `index` back to back."""
-    lengths = (tokens.offsets[index + 1] - tokens.offsets[index]).astype(np.int64)
-    starts = np.concatenate([[0], np.cumsum(lengths)])
-    total, longest = int(starts[-1]), int(lengths.max())
-    position = np.arange(total) - np.repeat(starts[:-1], lengths)
-    source = np.repeat(tokens.offsets[index], lengths) + position
-    column = np.arange(longest)
-    real = column[None, :] < lengths[:, None]
-    rows = np.where(real, starts[:-1, None] + column[None, :], starts[:-1, None])
-    back = np.repeat(np.arange(len(index)) * longest, lengths) + position
-    return Packed(
-        input_ids=torch.from_numpy(tokens.ids[source].astype(np.int64))[None],
-        type_ids=None if tokens.type_ids is None else torch.from_numpy(tokens.type_ids[source].astype(np.int64))[None],
-        position=torch.from_numpy(position)[None],
-        rows=torch.from_numpy(rows),
-        keep=None if real.all() else torch.from_numpy(real)[:, None, None, :],
-        back=torch.from_numpy(back),
-        first=torch.from_numpy(starts[:-1].copy()),
-        last=torch.from_numpy(starts[1:] - 1),
-        read=None if tokens.response is None else torch.from_numpy(_before_responses(tokens, index, starts)),
-    )
-
-
-def _before_responses(tokens: TokenSet, index: NDArray[np.int64], starts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where, in the packed row, the token before each response token lies."""
-    shift = starts[:-1] - tokens.offsets[index] - 1
-    return tokens.responses(index) + np.repeat(shift, tokens.response_lengths[index])
+FAILURES = (TypeError, ValueError, RuntimeError, KeyError, AttributeError, IndexError)
+"""What a model raises that is not of the structure expected."""
 
 
 _current = SimpleNamespace(batch=None)
@@ -98,12 +42,12 @@ def _attention(
 ) -> tuple[Tensor, None]:
     """Attention of one packed row: [1 × heads × N × d] to [1 × N × heads × d]."""
     batch: Packed = _current.batch
-    size, longest = batch.rows.shape
+    size, longest = batch.cells.shape
 
     def unfold(x: Tensor) -> Tensor:
         flat = x[0].transpose(0, 1).reshape(x.shape[2], -1)
-        rows = functional.embedding(batch.rows, flat)
-        return rows.view(size, longest, x.shape[1], x.shape[3]).transpose(1, 2)
+        cells = functional.embedding(batch.cells, flat)
+        return cells.view(size, longest, x.shape[1], x.shape[3]).transpose(1, 2)
 
     mask, causal = _mask(batch, bool(getattr(module, "is_causal", False)), options.get("sliding_window"))
     out = functional.scaled_dot_product_attention(
@@ -120,21 +64,19 @@ def _attention(
 
 
 def _mask(batch: Packed, causal: bool, window: int | None) -> tuple[Tensor | None, bool]:
-    """Which keys each query sees, [S × 1 × L × L] or broadcastable to it, and whether attention is causal besides.
+    """Which cells each cell sees, [R × 1 × L × L] or broadcastable to it, and whether attention is causal besides.
 
-    A causal sequence needs no mask, for what pads it comes last. With a window, tokens less than it apart are seen.
+    With a window, tokens less than it apart are seen. Every cell sees itself: one that sees nothing would give NaN.
     """
-    longest = batch.rows.shape[1]
+    longest = batch.cells.shape[1]
     if window is None or longest <= window:
-        return (None, True) if causal else (batch.keep, False)
-    place = torch.arange(longest, device=batch.rows.device)
+        if batch.seen is None or not causal:
+            return batch.seen, causal
+        return batch.seen.tril(), False
+    place = torch.arange(longest, device=batch.cells.device)
     near = (place[:, None] - place[None, :]).abs() < window
-    if causal:
-        return near.tril(), False
-    seen = near if batch.keep is None else near & batch.keep
-    return seen | torch.eye(
-        longest, dtype=torch.bool, device=place.device
-    ), False  # a padding row that sees nothing would give NaN
+    near = near.tril() if causal else near
+    return near if batch.seen is None else near & batch.seen, False
 
 
 class PackedBackbone(nn.Module):
@@ -170,6 +112,14 @@ class PackedBackbone(nn.Module):
     def pruned(self) -> bool:
         """Whether the last layer runs for the pooled tokens only."""
         return self._whole is not None
+
+    @property
+    def layers(self) -> nn.ModuleList | None:
+        """The backbone's layers; None if its structure is not known."""
+        if self._whole is not None:
+            return self._whole[0]
+        known = last_layer(self.backbone)
+        return None if known is None else known[0]
 
     def _pooling(self) -> tuple[Packed, Tensor, Tensor]:
         """The current batch, the index of its pooled tokens and their positions."""
@@ -255,16 +205,59 @@ class Packer:
         offset = int(padding_idx) + 1 if roberta and padding_idx is not None else 0
         self.backbone = PackedBackbone(backbone, is_causal(model), offset)
         setattr(model, prefix, self.backbone)
+        self.prefix: Prefix | None = None
 
     def logits(self, tokens: TokenSet, index: NDArray[np.int64]) -> Tensor:
         """Class scores [S × classes] of the samples `index`."""
-        _current.batch = pack(tokens, index).to(self.model.device)
-        return self.classify(len(index))
+        with self._laid(tokens, index):
+            return self.classify(len(index))
 
     def pooled(self, tokens: TokenSet, index: NDArray[np.int64]) -> BaseModelOutputWithPoolingAndCrossAttentions:
         """What the backbone hands on to the head."""
+        with self._laid(tokens, index):
+            return getattr(self.model, self.model.base_model_prefix)()
+
+    @contextmanager
+    def _laid(self, tokens: TokenSet, index: NDArray[np.int64], depth: int | None = None) -> Generator[None]:
+        """The samples as the current batch, entering at layer `depth`, else at the lowest with anything attached."""
+        prefix, rows = self.prefix, None
+        if prefix is not None:
+            depth = prefix.lowest() if depth is None else depth
+            rows = prefix.rows(tokens, index, depth, lambda alone: self._backbone_on(tokens, alone))
         _current.batch = pack(tokens, index).to(self.model.device)
-        return getattr(self.model, self.model.base_model_prefix)()
+        with nullcontext() if prefix is None or depth is None or rows is None else prefix.entering(depth, rows):
+            yield
+
+    def _backbone_on(self, tokens: TokenSet, index: NDArray[np.int64]) -> None:
+        _current.batch = pack(tokens, index).to(self.model.device)
+        self.backbone()
+
+    def keep_prefix(self, memory_byte: int, installed: Iterable[NestedLinear], sample: TokenSet) -> bool:
+        """Compute what is frozen below the adapted layers once per sample, if logits stay; returns whether they do.
+
+        Args:
+            memory_byte: bound of what is kept in memory; what is beyond goes to a temporary file.
+            installed: the adapted layers, with an adapter attached that changes nothing (B = 0).
+            sample: token set whose first samples decide.
+        """
+        layers, name = self.backbone.layers, embeddings_of(self.backbone.backbone)
+        if layers is None or name is None or self.model.dtype != torch.float32:
+            return False
+        index = _few(sample)
+        with torch.no_grad():
+            want = self.logits(sample, index)
+            bound = TOLERANCE * float(want.abs().max())
+            self.prefix = Prefix(self.backbone.backbone, layers, name, installed, memory_byte)
+            try:
+                same = all(self._enters(sample, index, depth, want, bound) for depth in range(1, len(layers)))
+            except FAILURES:
+                same = False
+        self.prefix = Prefix(self.backbone.backbone, layers, name, installed, memory_byte) if same else None
+        return same
+
+    def _enters(self, sample: TokenSet, index: NDArray[np.int64], depth: int, want: Tensor, bound: float) -> bool:
+        with self._laid(sample, index, depth):
+            return float((self.classify(len(index)) - want).abs().max()) <= bound
 
     def classify(self, count: int) -> Tensor:
         """Class scores [S × classes] of what the backbone hands on for `count` samples."""
@@ -318,7 +311,7 @@ def batcher_of(
     plain = padded(model)
     if packing == "bucketed":
         return plain
-    index = np.unique(np.append(np.arange(min(3, len(sample))), sample.lengths.argmax()))
+    index = _few(sample)
     original, attention = getattr(model, model.base_model_prefix), model.config._attn_implementation
     with torch.no_grad():
         want = plain.logits(sample, index)
@@ -326,7 +319,7 @@ def batcher_of(
             packer = packed(model)
             difference = float((packer.logits(sample, index) - want).abs().max())
             reason = f"its logits differ by {difference:.2g}"
-        except (TypeError, ValueError, RuntimeError, KeyError, AttributeError, IndexError) as error:
+        except FAILURES as error:
             packer, difference, reason = None, float("inf"), str(error).splitlines()[0]
     bound = TOLERANCE * float(want.abs().max())
     if packer is not None and difference <= bound:
@@ -340,6 +333,11 @@ def batcher_of(
     return plain
 
 
+def _few(sample: TokenSet) -> NDArray[np.int64]:
+    """The first samples and the longest one."""
+    return np.unique(np.append(np.arange(min(3, len(sample))), sample.lengths.argmax()))
+
+
 def _prune(packer: Packer, sample: TokenSet, index: NDArray[np.int64], want: Tensor, bound: float) -> None:
     """Prune the last layer if the logits stay within `bound` of those wanted, else leave it whole."""
     try:
@@ -348,7 +346,7 @@ def _prune(packer: Packer, sample: TokenSet, index: NDArray[np.int64], want: Ten
                 difference = float((packer.logits(sample, index) - want).abs().max())
             if not difference <= bound:
                 packer.backbone.restore()
-    except (TypeError, ValueError, RuntimeError, KeyError, AttributeError, IndexError):
+    except FAILURES:
         packer.backbone.restore()
 
 

@@ -141,3 +141,8 @@ def last_layer(backbone: Any) -> tuple[nn.ModuleList, type[PostNorm] | type[PreN
         return layers, PostNorm
     needed = ("self_attn", "mlp", "input_layernorm", "post_attention_layernorm")
     return (layers, PreNorm) if all(hasattr(last, name) for name in needed) else None
+
+
+def embeddings_of(backbone: Any) -> str | None:
+    """Name of the module whose output enters the first layer; None if there is none of a known name."""
+    return next((name for name in ("embeddings", "embed_tokens") if hasattr(backbone, name)), None)

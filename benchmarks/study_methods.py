@@ -109,9 +109,9 @@ def append(path: Path, row: dict[str, Any]) -> None:
 
 
 def interval(values: list[float]) -> str:
-    """Mean and 95 % t-interval in per cent; the mean alone for one value."""
-    if len(values) < 2:
-        return f"{100 * values[0]:.1f}" if values else "–"
+    """Mean and 95 % t-interval in per cent; the mean alone of fewer than three values."""
+    if len(values) < 3:
+        return f"{100 * mean(values):.1f}" if values else "–"
     half = float(student.ppf(0.975, len(values) - 1)) * stdev(values) / len(values) ** 0.5
     return f"{100 * mean(values):.1f} ± {100 * half:.1f}"
 

@@ -2,7 +2,8 @@
 
 Flower needs older releases of packaging, rich and typer than airtune pins, so it runs in an environment of its own:
 
-    python3 -m venv .venv-flower && .venv-flower/bin/pip install -c benchmarks/flower-constraints.txt 'flwr[simulation]' .
+    python3 -m venv .venv-flower
+    .venv-flower/bin/pip install -c benchmarks/flower-constraints.txt 'flwr[simulation]' .
     .venv-flower/bin/python -m benchmarks.bench_flower
 
 Both sides have the same start, shares, batches and AdamW, and end with the same adapter; each repetition of a side is a
@@ -63,7 +64,7 @@ def one(side: str, place: Path, given: argparse.Namespace) -> None:
 def watched(side: str, place: Path) -> dict[str, float]:
     """Run one repetition in a process of its own and watch it."""
     paths = [str(Path.cwd()), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    count, threads = side[-3:].split("x")
+    threads = side[-1]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": threads}
     command = [sys.executable, "-m", "benchmarks.bench_flower", *sys.argv[1:], "--side", side, str(place)]
     began, peak, ticks = time.perf_counter(), 0, dict[int, int]()

@@ -1,0 +1,139 @@
+"""Time and memory of a federation: airtune against Flower's simulation engine with a plain PEFT client.
+
+Flower needs older releases of packaging, rich and typer than airtune pins, so it runs in an environment of its own:
+
+    python3 -m venv .venv-flower
+    .venv-flower/bin/pip install -c benchmarks/flower-constraints.txt 'flwr[simulation]' .
+    .venv-flower/bin/python -m benchmarks.bench_flower
+
+Both sides have the same start, shares, batches and AdamW, and end with the same adapter; each repetition of a side is a
+process of its own. "rounds": seconds per round after the first. "all": the whole process, with imports, model and
+actors. "cpu": processor seconds of the process tree. "peak": proportional set size of the tree, ten times a second.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+SIDES = ("airtune-1x2", "airtune-2x1", "flower-1x2", "flower-2x1")
+"""Who, and processes × torch threads of each."""
+
+
+def tree(pid: int) -> dict[int, tuple[int, int]]:
+    """Proportional set size [byte] and processor time [ticks] of a process and those that it started."""
+    found: dict[int, tuple[int, int]] = {}
+    try:
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        byte = next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:")) * 1024
+        stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        found[pid] = (byte, int(stat[11]) + int(stat[12]))
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                found |= tree(int(child))
+    except (OSError, StopIteration):
+        pass
+    return found
+
+
+def one(side: str, place: Path, given: argparse.Namespace) -> None:
+    """One repetition, in this process."""
+    from benchmarks.flower_sides import airtune_rounds, flower_rounds
+
+    name, _, shape = side.partition("-")
+    count, threads = map(int, shape.split("x"))
+    torch.set_num_threads(threads)
+    if name == "airtune":
+        adapters, clock = airtune_rounds(place, given.devices, given.steps, given.rounds, count)
+    else:
+        adapters, clock = flower_rounds(place, given.devices, given.steps, given.rounds, count, threads)
+    save_file({key: tensor.contiguous() for key, tensor in adapters.items()}, place / f"{side}.safetensors")
+    (place / f"{side}.json").write_text(json.dumps(list(np.diff(clock))))
+
+
+def watched(side: str, place: Path) -> dict[str, float]:
+    """Run one repetition in a process of its own and watch it."""
+    paths = [str(Path.cwd()), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    threads = side[-1]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": threads}
+    command = [sys.executable, "-m", "benchmarks.bench_flower", *sys.argv[1:], "--side", side, str(place)]
+    began, peak, ticks = time.perf_counter(), 0, dict[int, int]()
+    with (place / f"{side}.log").open("w") as log:
+        child = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        while child.poll() is None:
+            now = tree(child.pid)
+            peak = max(peak, sum(byte for byte, _ in now.values()))
+            ticks |= {pid: tick for pid, (_, tick) in now.items()}
+            time.sleep(0.1)
+    if child.returncode:
+        raise SystemExit(f"{side}: " + " | ".join((place / f"{side}.log").read_text().strip().splitlines()[-3:]))
+    rounds = json.loads((place / f"{side}.json").read_text())
+    return {
+        "round_s": float(np.mean(rounds[1:])),
+        "all_s": time.perf_counter() - began,
+        "cpu_s": sum(ticks.values()) / os.sysconf("SC_CLK_TCK"),
+        "peak_mb": peak / 1e6,
+    }
+
+
+def prepare(place: Path, given: argparse.Namespace) -> None:
+    """Tokens and the initial adapter, for both."""
+    from benchmarks.bench_tokens import MODULES
+    from benchmarks.workbench import workbench
+
+    bench = workbench(given.data_dir, None, MODULES)
+    t = bench.tokens
+    np.savez(place / "tokens.npz", ids=t.ids, type_ids=np.asarray(t.type_ids), offsets=t.offsets, label=t.label)
+    save_file(dict(bench.family.slice(bench.family.initial(0), 1)), place / "start.safetensors")
+    print(bench.facts.rpartition(",")[0], f"; {given.devices} devices, {given.rounds} rounds, {given.steps} steps")
+
+
+def main() -> None:
+    """Alternate the sides, check that they end alike, print the table."""
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("--data-dir", type=Path, help="folder with GLUE's SST-2; default: rotten-tomatoes from PyPI")
+    parser.add_argument("--devices", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
+    parser.add_argument("--side", nargs=2, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if find_spec("flwr") is None or find_spec("ray") is None:
+        print("no Flower here; it needs an environment of its own, as its pins contradict airtune's: see the docstring")
+        return
+    if given.side:
+        one(given.side[0], Path(given.side[1]), given)
+        return
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        prepare(place, given)
+        rows: dict[str, list[dict[str, float]]] = {side: [] for side in given.sides}
+        for repetition in range(given.repetitions):
+            for side in given.sides if repetition % 2 == 0 else reversed(given.sides):
+                rows[side].append(watched(side, place))
+                print(side, {k: round(v, 2) for k, v in rows[side][-1].items()}, f"load {os.getloadavg()[0]:.1f}",
+                      flush=True)  # fmt: skip
+        start = load_file(place / "start.safetensors")
+        ends = {side: load_file(place / f"{side}.safetensors") for side in given.sides}
+        first = torch.cat([(ends[given.sides[0]][key] - start[key]).flatten() for key in sorted(start)])
+        for side in given.sides:
+            other = torch.cat([(ends[side][key] - start[key]).flatten() for key in sorted(start)])
+            apart = float((other - first).norm() / first.norm())
+            cells = [[row[key] for row in rows[side]] for key in ("round_s", "all_s", "cpu_s", "peak_mb")]
+            print(f"{side:12}" + "".join(f"  {median(c):8.2f} ({min(c):.2f}-{max(c):.2f})" for c in cells)
+                  + f"  change apart {apart:.1e}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -28,6 +28,8 @@ from safetensors.torch import load_file, save_file
 
 SIDES = ("airtune-1x2", "airtune-2x1", "flower-1x2", "flower-2x1")
 """Who, and processes × torch threads of each."""
+LARGEST_DIFFERENCE = 1e-3
+"""Between the changes of the adapter that the sides make, relative to their norm."""
 
 
 def tree(pid: int) -> dict[int, tuple[int, int]]:
@@ -124,15 +126,38 @@ def main() -> None:
                 rows[side].append(watched(side, place))
                 print(side, {k: round(v, 2) for k, v in rows[side][-1].items()}, f"load {os.getloadavg()[0]:.1f}",
                       flush=True)  # fmt: skip
-        start = load_file(place / "start.safetensors")
-        ends = {side: load_file(place / f"{side}.safetensors") for side in given.sides}
-        first = torch.cat([(ends[given.sides[0]][key] - start[key]).flatten() for key in sorted(start)])
-        for side in given.sides:
-            other = torch.cat([(ends[side][key] - start[key]).flatten() for key in sorted(start)])
-            apart = float((other - first).norm() / first.norm())
-            cells = [[row[key] for row in rows[side]] for key in ("round_s", "all_s", "cpu_s", "peak_mb")]
-            print(f"{side:12}" + "".join(f"  {median(c):8.2f} ({min(c):.2f}-{max(c):.2f})" for c in cells)
-                  + f"  change apart {apart:.1e}")  # fmt: skip
+        refuse_difference(place, given.sides)
+        table(rows)
+
+
+def refuse_difference(place: Path, sides: list[str]) -> None:
+    """Stop unless all sides moved the adapter alike; their speeds could not be compared."""
+    start = load_file(place / "start.safetensors")
+    ends = {side: load_file(place / f"{side}.safetensors") for side in sides}
+    moves = {
+        side: torch.cat([(end[key] - start[key]).flatten() for key in sorted(start)]) for side, end in ends.items()
+    }
+    first = moves[sides[0]]
+    apart = {side: float((move - first).norm() / first.norm()) for side, move in moves.items()}
+    print("changes of the adapter differ by " + ", ".join(f"{x:.1e}" for x in apart.values()) + " of their norm")
+    if max(apart.values()) > LARGEST_DIFFERENCE:
+        raise SystemExit("the sides do not do the same; their speeds cannot be compared")
+
+
+def table(rows: dict[str, list[dict[str, float]]]) -> None:
+    """Median and range of every side, and what the best of Flower takes over the best of airtune."""
+    heads = {"round_s": "s/round", "all_s": "s in all", "cpu_s": "CPU s", "peak_mb": "peak MB"}
+    print(f"{'processes x threads':20}" + "".join(f"{head:>26}" for head in heads.values()))
+    for side, found in rows.items():
+        cells = [[row[key] for row in found] for key in heads]
+        print(f"{side:20}" + "".join(f"{f'{median(c):.2f} ({min(c):.2f}-{max(c):.2f})':>26}" for c in cells))
+    best: dict[str, list[float]] = {}
+    for name in ("airtune", "flower"):
+        mine = [found for side, found in rows.items() if side.startswith(name)]
+        best[name] = [min((median(row[key] for row in found) for found in mine), default=0.0) for key in heads]
+    if all(map(all, best.values())):
+        ratios = [theirs / ours for ours, theirs in zip(best["airtune"], best["flower"], strict=True)]
+        print(f"{'best over best':20}" + "".join(f"{ratio:26.2f}" for ratio in ratios))
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def one(side: str, place: Path, given: argparse.Namespace) -> None:
     (place / f"{side}.json").write_text(json.dumps(list(np.diff(clock))))
 
 
-def watched(side: str, place: Path) -> dict[str, float]:
+def watched(side: str, place: Path, given: argparse.Namespace) -> dict[str, float]:
     """Run one repetition in a process of its own and watch it."""
     paths = [str(Path.cwd()), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     threads = side[-1]
@@ -80,6 +80,8 @@ def watched(side: str, place: Path) -> dict[str, float]:
     if child.returncode:
         raise SystemExit(f"{side}: " + " | ".join((place / f"{side}.log").read_text().strip().splitlines()[-3:]))
     rounds = json.loads((place / f"{side}.json").read_text())
+    if len(rounds) < given.rounds:
+        raise SystemExit(f"{side}: ended after {len(rounds)} of {given.rounds} rounds; Flower tells why in its log")
     return {
         "round_s": float(np.mean(rounds[1:])),
         "all_s": time.perf_counter() - began,
@@ -123,7 +125,7 @@ def main() -> None:
         rows: dict[str, list[dict[str, float]]] = {side: [] for side in given.sides}
         for repetition in range(given.repetitions):
             for side in given.sides if repetition % 2 == 0 else reversed(given.sides):
-                rows[side].append(watched(side, place))
+                rows[side].append(watched(side, place, given))
                 print(side, {k: round(v, 2) for k, v in rows[side][-1].items()}, f"load {os.getloadavg()[0]:.1f}",
                       flush=True)  # fmt: skip
         refuse_difference(place, given.sides)

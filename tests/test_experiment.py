@@ -18,10 +18,13 @@ from numpy.random import Generator, Philox, SeedSequence
 from safetensors.torch import load_file
 
 from airtune import rows, surroundings
-from airtune.build import _learner, build
+from airtune.build import _learner, build, learner_of
 from airtune.config import FleetConfig, LearningConfig
 from airtune.control.evaluation import make_decision
 from airtune.experiment import export, resume, run, run_or_resume
+from airtune.learning.assets import load_classifier
+from airtune.learning.lora import family_of, install
+from airtune.learning.workload import modules_of
 from airtune.plots import plot_run
 from airtune.record import RunFolder
 from airtune.report import report_run
@@ -671,3 +674,17 @@ def test_at_most_one_update_is_alive(tiny_config, tmp_path):
     assert len(counts) == 6 and max(counts) <= tensors_each, counts
     gc.collect()
     assert all(one() is None for one in alive)
+
+
+def test_devices_are_charged_for_the_plain_layers(tiny_config, tmp_path):
+    """The modules' table of a run is that of the model before it is packed and pruned."""
+    config = tiny_config(tmp_path / "run")
+    learner = learner_of(config)
+    model, _ = load_classifier(learner.source, 2)
+    family = family_of(model, model.base_model_prefix, config.modules)
+    length = float(learner.train.lengths.mean())
+    batch = length * config.learning.batch_size
+    want = modules_of(model, family, install(model, family), config.modules, length, batch, whole=True)
+    assert learner.engine.layout == "packed"
+    np.testing.assert_array_equal(learner.modules.flop_per_token, want.flop_per_token)
+    np.testing.assert_array_equal(learner.modules.memory_byte, want.memory_byte)

@@ -21,7 +21,7 @@ from airtune.learning.corpora import Examples
 from airtune.learning.data import TaskData, TokenSet, load_task, tokenize
 from airtune.learning.engine import Engine
 from airtune.learning.instructions import tokenize_dialogues
-from airtune.learning.lora import family_of, install
+from airtune.learning.lora import Family, NestedLinear, family_of, install
 from airtune.learning.methods.chosen import method_of
 from airtune.learning.objective import Kind, objective_of
 from airtune.learning.partition import partition, strata
@@ -106,9 +106,9 @@ def _learner(
     data = load_task(task, data_dir, seed)
     model, tokenizer = load_model(source, len(data.label_names))
     train, dev = (_tokens(each, data.kind, model, tokenizer, task.max_length) for each in (data.train, data.dev))
-    engine = _engine(model, modules_config, learning, train, data.kind)
-    family, installed, length = engine.family, engine.installed, float(train.lengths.mean())
-    modules = modules_of(
+    family, installed = _adapted(model, modules_config, data.kind)
+    length = float(train.lengths.mean())
+    modules = modules_of(  # before the engine packs the model: a device runs the plain layers
         model,
         family,
         installed,
@@ -118,6 +118,7 @@ def _learner(
         learning.context == "whole",
         1.0 if train.response is None else float(train.response.sum() / len(train.ids)),
     )
+    engine = Engine(model, family, installed, learning, train, objective_of(data.kind))
     return Learner(engine, modules, train, dev, source, data)
 
 
@@ -128,12 +129,12 @@ def _tokens(examples: Examples, kind: Kind, model: Any, tokenizer: Any, max_leng
     return tokenize_dialogues(examples, tokenizer, max_length, most)
 
 
-def _engine(model: Any, modules_config: ModulesConfig, learning: LearningConfig, train: TokenSet, kind: Kind) -> Engine:
-    """An engine over a loaded model, which is changed in place; a language model's head stays frozen."""
+def _adapted(model: Any, modules_config: ModulesConfig, kind: Kind) -> tuple[Family, dict[str, NestedLinear]]:
+    """The family over a loaded model, which is changed in place; a language model's head stays frozen."""
     family = family_of(model, model.base_model_prefix, modules_config)
     if kind == "language":
         family = replace(family, head=())
-    return Engine(model, family, install(model, family), learning, train, objective_of(kind))
+    return family, install(model, family)
 
 
 def _engine_again(
@@ -145,7 +146,8 @@ def _engine_again(
     train: TokenSet,
 ) -> Engine:
     """The same engine in another process."""
-    return _engine(load_model(source, outputs)[0], modules_config, learning, train, kind)
+    model = load_model(source, outputs)[0]
+    return Engine(model, *_adapted(model, modules_config, kind), learning, train, objective_of(kind))
 
 
 def _workers(config: RunConfig, learner: Learner) -> Workers | None:

@@ -24,6 +24,7 @@ import time
 import numpy as np
 
 from airtune.physics.link import OutageLink
+from airtune.testbed.problems import Quadratics
 from airtune.types import Decision, Policy, Problem
 from airtune.units import db_to_linear, dbm_to_w
 
@@ -105,3 +106,22 @@ def timed(policy: Policy, problem: Problem, repeats: int) -> tuple[Decision, flo
         decision = policy(problem)
         times.append(time.process_time() - began)
     return decision, min(times)
+
+
+def bowls(rng: np.random.Generator, devices: int, kept: tuple[int, ...], spread: float, noise: float) -> Quadratics:
+    """Quadratics of condition 10, of equal weight, with optima `spread` apart and gradient errors of size `noise`.
+
+    Args:
+        rng: drawn from in this order: curvatures, errors, optima.
+        devices: K.
+        kept: coordinates that each module keeps, falling in curvature; the last is d.
+        spread: standard deviation of the optima.
+        noise: of the eight errors of each device, of mean zero.
+    """
+    size = kept[-1]
+    root = rng.normal(size=(devices, size, size)) / np.sqrt(size)
+    hessian = 0.3 * root @ root.transpose(0, 2, 1) + np.diag(np.linspace(1.0, 0.2, size))
+    errors = noise * rng.normal(size=(devices, 8, size))
+    errors -= errors.mean(axis=1, keepdims=True)
+    centre = spread * rng.normal(size=(devices, size))
+    return Quadratics(np.full(devices, 1.0 / devices), kept, hessian, centre, errors)

@@ -25,6 +25,7 @@ from airtune.testbed.federation import NAME, federation
 from airtune.testbed.problems import Quadratics
 from airtune.theory.bound import horizon_weight
 from airtune.types import Decision, Policy, Problem
+from benchmarks.instances import bowls
 
 DEVICES, SIZE, KEPT = 8, 6, (1, 3, 6)
 WEIGHTINGS = ("flat", "bound", "learned", "early")
@@ -73,13 +74,7 @@ class Early:
 def draw(seed: int, spread: float, noise: float) -> tuple[Quadratics, np.ndarray]:
     """Bowls of condition 10 about optima `spread` apart; coordinates of falling weight; errors of size `noise`."""
     rng = np.random.default_rng((seed, 77))
-    root = rng.normal(size=(DEVICES, SIZE, SIZE)) / np.sqrt(SIZE)
-    hessian = 0.3 * root @ root.transpose(0, 2, 1) + np.diag(np.linspace(1.0, 0.2, SIZE))
-    errors = noise * rng.normal(size=(DEVICES, 8, SIZE))
-    errors -= errors.mean(axis=1, keepdims=True)
-    centre = spread * rng.normal(size=(DEVICES, SIZE))
-    problem = Quadratics(np.full(DEVICES, 1.0 / DEVICES), KEPT, hessian, centre, errors)
-    return problem, 2.0 + 0.3 * rng.normal(size=SIZE)
+    return bowls(rng, DEVICES, KEPT, spread, noise), 2.0 + 0.3 * rng.normal(size=SIZE)
 
 
 def run(seed: int, weighting: str, spread: float, noise: float, horizon: int, v: float, scale: float) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from airtune.control.baselines import TraditionalPolicy
 from airtune.round import rounds
 from airtune.testbed.federation import NAME, PLAIN, federation
 from airtune.testbed.problems import Quadratics
+from benchmarks.instances import bowls
 
 DEVICES, SIZE, ROUNDS, KEPT = 20, 8, 400, (8,)
 WAYS: dict[str, tuple[Any, LearningConfig]] = {
@@ -37,12 +38,7 @@ WAYS: dict[str, tuple[Any, LearningConfig]] = {
 def draw(seed: int, spread: float, noise: float) -> tuple[Quadratics, np.ndarray]:
     """Bowls about optima `spread` apart, with gradient errors of size `noise`; and θ_0."""
     rng = np.random.default_rng((seed, 91))
-    root = rng.normal(size=(DEVICES, SIZE, SIZE)) / np.sqrt(SIZE)
-    hessian = 0.3 * root @ root.transpose(0, 2, 1) + np.diag(np.linspace(1.0, 0.2, SIZE))
-    errors = noise * rng.normal(size=(DEVICES, 8, SIZE))
-    errors -= errors.mean(axis=1, keepdims=True)
-    centre = spread * rng.normal(size=(DEVICES, SIZE))
-    return Quadratics(np.full(DEVICES, 1.0 / DEVICES), KEPT, hessian, centre, errors), 2.0 * np.ones(SIZE)
+    return bowls(rng, DEVICES, KEPT, spread, noise), 2.0 * np.ones(SIZE)
 
 
 def run(seed: int, way: str, delivery: float, spread: float, noise: float) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from airtune.round import State, System
 from airtune.theory.constants import prior_constants
 from airtune.theory.estimates import Online
 from airtune.types import AirtuneError, FloatK, Modules, Policy
-from airtune.worlds.analytic import AnalyticWorld, candidates, radio_of
+from airtune.worlds.analytic import AnalyticWorld, candidates, radio_of, received_w
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -204,7 +204,7 @@ def build(
         devices=devices,
         modules=shared.modules,
         radio=radio,
-        link=link_of(config.world, radio, _received_w(config, world, devices.power_max_w)),
+        link=link_of(config.world, radio, received_w(config.world, world, devices.power_max_w, config.rounds)),
         constants=prior_constants(config.constants, shared.modules, samples),
         rounds=config.rounds,
         tradeoff_v=config.policy.v,
@@ -236,10 +236,3 @@ def build(
     count = min(config.task.eval_samples, len(shared.dev))
     subset = np.sort(generator(config.seed, Stream.EVALUATION).choice(len(shared.dev), count, replace=False))
     return Experiment(config, shared, system, start, subset, adapter, facts)
-
-
-def _received_w(config: RunConfig, world: AnalyticWorld, power_max_w: FloatK) -> NDArray[np.float64] | None:
-    """P_k g_k(t) of the whole run [W], rounds × K, where `world.delivery` asks for it."""
-    if config.world.delivery is None:
-        return None
-    return np.array([power_max_w * world.gain(t) for t in range(config.rounds)])

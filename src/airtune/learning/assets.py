@@ -1,11 +1,10 @@
 """The foundation model: found, identified by hash, loaded; never silently replaced by another."""
 
-import contextlib
 import hashlib
 import importlib.util
 import io
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -172,7 +171,8 @@ def _load(source: ModelSource, kind: Any, options: Mapping[str, Any]) -> tuple[A
 
     form = {"use_safetensors": True} if source.gguf is None else {"gguf_file": source.gguf}
     named = {} if source.gguf is None else {"gguf_file": source.gguf}
-    with quiet(), torch.random.fork_rng(devices=[]):
+    own_bar = nullcontext() if source.gguf is None else redirect_stderr(io.StringIO())  # of reading GGUF
+    with quiet(), own_bar, torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         try:
             model, info = kind.from_pretrained(
@@ -204,8 +204,7 @@ def quiet() -> Generator[None]:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        with contextlib.redirect_stderr(io.StringIO()):  # reading GGUF shows a bar of its own
-            yield
+        yield
     finally:
         logging.set_verbosity(verbosity)
         if bars:

@@ -7,7 +7,7 @@ that a small module trains is exactly the global adapter with its other componen
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -66,11 +66,17 @@ class Family:
         lowest = self.layers - self.depths[module - 1]
         return tuple(matrix for matrix in self.matrices if matrix.layer >= lowest)
 
-    def parameters(self, module: int) -> int:
-        """d_m: adapter parameters of module m and the task head."""
-        rank = self.ranks[module - 1]
-        adapter = sum(rank * (matrix.in_features + matrix.out_features) for matrix in self.members(module))
-        return adapter + sum(int(np.prod(shape)) for _, shape in self.head)
+    @property
+    def head_parameters(self) -> int:
+        """Parameters of the task head."""
+        return sum(int(np.prod(shape)) for _, shape in self.head)
+
+    def parameters(self, module: int, factor: Literal["lora_A", "lora_B"] | None = None) -> int:
+        """d_m: adapter parameters of module m, of both factors or of one alone, and the task head."""
+        members = self.members(module)
+        wide = 0 if factor == "lora_B" else sum(matrix.in_features for matrix in members)
+        tall = 0 if factor == "lora_A" else sum(matrix.out_features for matrix in members)
+        return self.ranks[module - 1] * (wide + tall) + self.head_parameters
 
     def increments(self, name: str, tensor: Tensor) -> NDArray[np.int64]:
         """Which nested increment (0 … M − 1) each rank component of an adapter tensor belongs to; 0 for the head's.

@@ -7,7 +7,7 @@ upload. A device's model is what it computed with: beyond its module that is the
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from airtune.config import ModulesConfig
 from airtune.learning.lora import Adapters, Family
 from airtune.learning.server import ServerState, is_merged
+from airtune.learning.workload import payload_bits
 from airtune.types import Lesson, Offer, Update
 
 
@@ -83,19 +84,10 @@ class Nest:
                 model[name][place] = trained[name] + update.delta.get(name, 0.0)
         return model
 
-    def counts(self, factor: str | None = None) -> NDArray[np.int64]:
-        """Parameters of each module, shape M: with the task head, of both factors or of `lora_A` or `lora_B` alone."""
-        head = sum(int(np.prod(shape)) for _, shape in self.family.head)
-        rows: list[int] = []
-        for module, rank in enumerate(self.family.ranks, 1):
-            wide = sum(matrix.in_features for matrix in self.family.members(module))
-            tall = sum(matrix.out_features for matrix in self.family.members(module))
-            rows.append(head + rank * {"lora_A": wide, "lora_B": tall, None: wide + tall}[factor])
-        return np.array(rows, dtype=np.int64)
-
-    def bits(self, parameters: NDArray[np.int64]) -> NDArray[np.float64]:
-        """q · parameters + overhead [bit]."""
-        return self.sizes.bits_per_parameter * parameters.astype(np.float64) + self.sizes.overhead_bit
+    def counts(self, factor: Literal["lora_A", "lora_B"] | None = None) -> NDArray[np.int64]:
+        """Parameters of each module, shape M: with the task head, of both factors or of one alone."""
+        modules = range(1, len(self.family.ranks) + 1)
+        return np.array([self.family.parameters(module, factor) for module in modules], dtype=np.int64)
 
     def offer(self, up: NDArray[np.int64], down: NDArray[np.int64], extra: int = 0) -> Offer:
         """Bits from parameters up and down for each module; a whole adapter comes down where devices compute with it.
@@ -106,7 +98,7 @@ class Nest:
             extra: parameters that come down to everybody besides.
         """
         down = np.full_like(down, down[-1]) if self.whole else down
-        return Offer(self.bits(up), self.bits(down + extra))
+        return Offer(payload_bits(self.sizes, up), payload_bits(self.sizes, down + extra))
 
 
 def matrices_of(adapters: Mapping[str, Tensor]) -> list[str]:

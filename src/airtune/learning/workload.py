@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from airtune.config import ModulesConfig
@@ -140,7 +141,7 @@ def modules_of(
     activations = [
         (load.saved_byte_per_token + TRANSIENT_ROWS * FLOAT_BYTE * load.widest) * batch_tokens for load in loads
     ]
-    payload_bit = config.bits_per_parameter * parameters.astype(np.float64) + config.overhead_bit
+    payload_bit = payload_bits(config, parameters)
     return Modules(
         rank=np.array(family.ranks, dtype=np.int64),
         depth=np.array(family.depths, dtype=np.int64),
@@ -152,6 +153,11 @@ def modules_of(
         memory_byte=FLOAT_BYTE * (frozen + np.array(context) + 4.0 * parameters.astype(np.float64))
         + np.array(activations),
     )
+
+
+def payload_bits(config: ModulesConfig, parameters: NDArray[np.int64]) -> NDArray[np.float64]:
+    """S = q · parameters + overhead [bit]."""
+    return config.bits_per_parameter * parameters.astype(np.float64) + config.overhead_bit
 
 
 def _beyond(family: Family, module: int) -> int:

@@ -20,7 +20,7 @@ from airtune.round import State, System
 from airtune.testbed.problems import Floats, Quadratics, from_squares
 from airtune.theory.constants import Constants
 from airtune.types import BoolK, Decision, Lessons, Modules, Observation, Outcome, Policy, Problem, Report, Update
-from airtune.worlds.analytic import AnalyticWorld, radio_of
+from airtune.worlds.analytic import AnalyticWorld, radio_of, received_w
 
 NAME = "theta"
 """The one tensor of the adapter."""
@@ -146,12 +146,11 @@ def federation(
     radio = radio_of(world)
     tokens = np.full(fleet.devices, TOKENS)
     drawn = AnalyticWorld(world, devices, seed, lambda t: tokens)
-    received_w = np.array([devices.power_max_w * drawn.gain(t) for t in range(rounds)])
     cell = Cell(
         devices=devices,
         modules=module_family(problem.kept, payload_bit),
         radio=radio,
-        link=link_of(world, radio, received_w),
+        link=link_of(world, radio, received_w(world, drawn, devices.power_max_w, rounds)),
         constants=constants_at(problem, theta, step),
         rounds=rounds,
         tradeoff_v=tradeoff_v,

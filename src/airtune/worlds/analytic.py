@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from airtune.config import WorldConfig
 from airtune.physics.fading import Shadowing, path_gain, positions_m
@@ -98,3 +99,12 @@ class AnalyticWorld:
     def gain(self, t: int) -> FloatK:
         """Mean channel power gain g_k(t), linear, shape K."""
         return self._path_gain * 10.0 ** (self._shadowing.level_db(t) / 10.0)
+
+
+def received_w(
+    config: WorldConfig, world: AnalyticWorld, power_max_w: FloatK, rounds: int
+) -> NDArray[np.float64] | None:
+    """P_k g_k(t) of the whole run [W], rounds × K, where `delivery` asks for it; else None."""
+    if config.delivery is None:
+        return None
+    return np.array([power_max_w * world.gain(t) for t in range(rounds)])

@@ -56,9 +56,8 @@ class MeanMethod:
       beyond their modules under context "slice". The mean of A times the mean of B is not the mean of BA.
 
     Up: the slice of A and B, and the head. Down: the slice, or all of θ under context "whole".
-    A device of a small module
-    receives the first components of the top layers. A lost upload takes no part in the mean; those delivered count for
-    it.
+    A device of a small module receives the first components of the top layers. A lost upload takes no part in the mean;
+    those delivered count for it.
     """
 
     nest: Nest

@@ -11,7 +11,7 @@ from airtune.learning.aggregate import padded_mean
 from airtune.learning.factors import Stack, balanced_factors
 from airtune.learning.lora import Adapters
 from airtune.learning.method import Combined, Nest, judged, matrices_of
-from airtune.learning.server import ServerState
+from airtune.learning.server import ServerState, is_merged
 from airtune.types import Lesson, Offer, Update
 
 
@@ -107,7 +107,7 @@ class Flora:
 
     def offer(self, t: int, server: ServerState) -> Offer:
         """d_m up; the head and last round's stack down."""
-        head = np.full_like(self.nest.counts(), sum(int(np.prod(shape)) for _, shape in self.nest.family.head))
+        head = np.full_like(self.nest.counts(), self.nest.family.head_parameters)
         return self.nest.offer(self.nest.counts(), head, int(server.kept["merged_parameters"]))
 
     def lesson(self, t: int, adapters: Adapters, server: ServerState, device: int, module: int) -> Lesson:
@@ -179,7 +179,7 @@ class FedEx:
                     products[f"{name}.merged"] += update.weight * product
                 yield update
 
-        plain = {name: tensor for name, tensor in adapters.items() if not name.endswith(".merged")}
+        plain = {name: tensor for name, tensor in adapters.items() if not is_merged(name)}
         change = padded_mean(plain, seen(), self.nest.whole)
         for name in names:
             a, b = (adapters[f"{name}.{x}"] + change[f"{name}.{x}"] for x in ("lora_A", "lora_B"))

@@ -2,9 +2,10 @@
 
     python -m benchmarks.study_methods --data-dir GLUE --tasks sst2 qnli --seeds 3
 
-Runs are those of experiments/methods.toml. A run that was interrupted goes on, a finished one is read from the rows; so
-the study may be stopped and started again at will. `--shard I/N` does every Nth run, for several processes. Without
-`--data-dir` it prints the table of the rows that are there.
+Runs are those of experiments/methods.toml, all at one learning rate. `--rates tune` tries GRID for each method, on
+SST-2 with error-free links and a seed that is not reported; `--rates best` then takes the best of each. A run that was
+interrupted goes on, a finished one is read from the rows; so the study may be stopped and started again at will.
+`--shard I/N` does every Nth run, for several processes. Without `--data-dir` it prints the tables of the rows.
 """
 
 import argparse
@@ -25,6 +26,10 @@ from airtune.settings import read_config
 
 BASE = Path(__file__).parents[1] / "experiments" / "methods.toml"
 DELIVERIES = (1.0, 0.7)
+GRID = (2e-3, 5e-3, 1e-2, 2e-2)
+"""Learning rates of the devices' AdamW, adapter and head; of the server under FedAdam, where devices run SGD."""
+COMMON = 5e-3
+TUNE_SEED = 100
 METHODS: dict[str, dict[str, Any]] = {
     "nested": {},
     "nested, energy basis": {"basis": "energy"},
@@ -41,35 +46,64 @@ LOSSES: dict[str, dict[str, Any]] = {
     "nested, inverse": {"lost": "inverse"},
     "nested, carry": {"lost": "carry"},
     "nested, momentum": {"server_momentum": 0.5},
-    "nested, FedAdam": {"server_optimizer": "adam", "server_rate": 4e-3, "server_momentum": 0.9},
+    "nested, FedAdam": {
+        "optimizer": "sgd",
+        "rate": 0.1,
+        "head_rate": 0.1,
+        "server_optimizer": "adam",
+        "server_momentum": 0.9,
+    },
 }
-"""What else may be done about lost uploads; FedAdam, the default server, for comparison."""
+"""What else may be done about lost uploads; FedAdam over SGD, the default of airtune, for comparison."""
+ALL = {**METHODS, **LOSSES}
 FIELDS = (
-    "task", "method", "delivery", "seed", "accuracy", "path", "delivered", "scheduled", "tokens", "uplink_bit",
+    "task", "method", "delivery", "seed", "rate", "accuracy", "path", "delivered", "scheduled", "tokens", "uplink_bit",
     "downlink_bit", "wall_s",
 )  # fmt: skip
 
 
-def configs(tasks: list[str], seeds: int) -> Iterator[tuple[dict[str, Any], RunConfig]]:
-    """Key and configuration of every run, seed by seed."""
+def place(name: str, rate: float, task: str, delivery: float, seed: int) -> tuple[dict[str, Any], RunConfig]:
+    """Key and configuration of one run."""
     base = read_config(str(BASE))
+    changes = dict(ALL[name])
+    changes |= {"server_rate": rate} if changes.get("server_optimizer") == "adam" else {"rate": rate, "head_rate": rate}
+    config = dataclasses.replace(
+        base,
+        seed=seed,
+        task=dataclasses.replace(base.task, name=task),
+        world=dataclasses.replace(base.world, delivery=delivery),
+        learning=dataclasses.replace(base.learning, **changes),
+    )
+    return {"task": task, "method": name, "delivery": delivery, "seed": seed, "rate": rate}, config
+
+
+def trials() -> Iterator[tuple[dict[str, Any], RunConfig]]:
+    """The grid: ways that are the same without losses are tried once."""
+    for rate in GRID:
+        for name, changes in ALL.items():
+            if "lost" not in changes:
+                yield place(name, rate, "sst2", 1.0, TUNE_SEED)
+
+
+def best_rates(tried: list[dict[str, str]]) -> dict[str, float]:
+    """The best rate of every method that was tried at all of them; the lower of equals."""
+    best: dict[str, float] = {}
+    for name, changes in ALL.items():
+        source = "nested" if "lost" in changes else name
+        accuracy = {float(row["rate"]): float(row["accuracy"]) for row in tried if row["method"] == source}
+        if set(GRID) <= set(accuracy):
+            best[name] = max(GRID, key=lambda rate: (accuracy[rate], -rate))
+    return best
+
+
+def configs(tasks: list[str], seeds: int, rates: dict[str, float]) -> Iterator[tuple[dict[str, Any], RunConfig]]:
+    """Key and configuration of every run, seed by seed."""
     for seed in range(seeds):
         for task in tasks:
             for delivery in DELIVERIES:
-                for name, changes in {**METHODS, **LOSSES}.items():
-                    if delivery == 1.0 and "lost" in changes:
-                        continue  # the same run as without
-                    key = {"task": task, "method": name, "delivery": delivery, "seed": seed}
-                    yield (
-                        key,
-                        dataclasses.replace(
-                            base,
-                            seed=seed,
-                            task=dataclasses.replace(base.task, name=task),
-                            world=dataclasses.replace(base.world, delivery=delivery),
-                            learning=dataclasses.replace(base.learning, **changes),
-                        ),
-                    )
+                for name, rate in rates.items():
+                    if delivery < 1.0 or "lost" not in ALL[name]:  # without losses the same as nested
+                        yield place(name, rate, task, delivery, seed)
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -91,7 +125,7 @@ def run(key: dict[str, Any], config: RunConfig, scratch: Path) -> dict[str, Any]
     out = scratch / "-".join(str(value).replace(", ", "_").replace(" ", "_") for value in key.values())
     summary = experiment.run_or_resume(dataclasses.replace(config, out=out))
     rounds = [json.loads(line) for line in (out / "rounds.jsonl").read_text().splitlines()]
-    total = {name: sum(row[name] for row in rounds) for name in FIELDS[6:11]}
+    total = {name: sum(row[name] for row in rounds) for name in FIELDS[7:12]}
     path = " ".join(f"{row['accuracy']:.4f}" for row in rounds if row["accuracy"] is not None)
     shutil.rmtree(out)
     return {**key, "accuracy": summary["accuracy"], "path": path, **total, "wall_s": round(summary["wall_s"], 1)}
@@ -116,14 +150,15 @@ def interval(values: list[float]) -> str:
     return f"{100 * mean(values):.1f} ± {100 * half:.1f}"
 
 
-def table(rows: list[dict[str, str]], task: str) -> str:
-    """The methods of one task in Markdown."""
-    found = {(row["method"], float(row["delivery"]), int(row["seed"])): row for row in rows if row["task"] == task}
+def table(rows: list[dict[str, str]], task: str, rates: dict[str, float]) -> str:
+    """The methods of one task in Markdown, each at its rate; bits are those of a round."""
+    chosen = [row for row in rows if row["task"] == task and rates.get(row["method"]) == float(row["rate"])]
+    found = {(row["method"], float(row["delivery"]), int(row["seed"])): row for row in chosen}
     lines = [
-        "| method | error-free | 70 % delivery | change, paired | delivered | up Mbit/round | down Mbit/round | runs |",
-        "|---|---|---|---|---|---|---|---|",
+        "| method | rate | error-free | 70 % delivery | change, paired | delivered | up Mbit | down Mbit | runs |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
-    for name in {**METHODS, **LOSSES}:
+    for name in rates:
         seeds = {d: sorted(s for n, e, s in found if n == name and e == d) for d in DELIVERIES}
         accuracy = {d: {s: float(found[name, d, s]["accuracy"]) for s in seeds[d]} for d in DELIVERIES}
         if not any(accuracy.values()):
@@ -135,7 +170,7 @@ def table(rows: list[dict[str, str]], task: str) -> str:
         delivered = [float(row["delivered"]) / float(row["scheduled"]) for row in lossy]
         rounds = read_config(str(BASE)).rounds
         up, down = (mean(float(row[f"{way}link_bit"]) / rounds / 1e6 for row in mine) for way in ("up", "down"))
-        cells = [interval(list(accuracy[1.0].values())), interval(list(accuracy[0.7].values())), interval(drop)]
+        cells = [f"{rates[name]:g}", *(interval(list(accuracy[d].values())) for d in DELIVERIES), interval(drop)]
         cells += [interval(delivered), f"{up:.1f}", f"{down:.1f}", f"{len(seeds[1.0])} / {len(seeds[0.7])}"]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -151,16 +186,23 @@ def main() -> None:
     parser.add_argument("--shard", default="0/1", help="I/N: every Nth run from the Ith, rows in a file of its own")
     parser.add_argument("--out", type=Path, default=Path("experiments/results/methods/rows.csv"))
     parser.add_argument("--scratch", type=Path, default=Path("runs/methods"))
+    parser.add_argument("--rates", choices=("common", "tune", "best"), default="common", help="learning rates")
     given = parser.parse_args()
     part, parts = map(int, given.shard.split("/"))
-    own = given.out if parts == 1 else given.out.with_name(f"{given.out.stem}-{part}.csv")
+    tried = given.out.with_name(f"tune-{given.out.name}")
+    target = tried if given.rates == "tune" else given.out
+    own = target if parts == 1 else target.with_name(f"{target.stem}-{part}.csv")
+    rates = dict.fromkeys(ALL, COMMON) if given.rates != "best" else best_rates(read(tried))
+    if set(rates) != set(ALL):
+        raise SystemExit(f"{tried} has not every learning rate of every method; --rates tune tries them")
     if given.data_dir is not None:
-        for number, (key, config) in enumerate(configs(given.tasks, given.seeds)):
-            if number % parts == part and not done(key, read(given.out)):
+        plan = trials() if given.rates == "tune" else configs(given.tasks, given.seeds, rates)
+        for number, (key, config) in enumerate(plan):
+            if number % parts == part and not done(key, read(target)):
                 placed = dataclasses.replace(config, data_dir=given.data_dir, threads=given.threads)
                 append(own, run(key, placed, given.scratch))
     for task in given.tasks:
-        print(f"\n{task}\n\n{table(read(given.out), task)}")
+        print(f"\n{task}\n\n{table(read(target), task, rates)}")
 
 
 if __name__ == "__main__":

@@ -199,7 +199,7 @@ def _probe(
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
             saved[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # a step that saved its own result would keep itself, and the model, alive
 
     ids = torch.full((1, PROBE_TOKENS), 1 if model.config.get_text_config().pad_token_id == 0 else 0)
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):

@@ -1,6 +1,7 @@
 """Costs of a module against counted FLOPs, counted parameters and measured memory."""
 
 import copy
+import gc
 import warnings
 import weakref
 
@@ -198,3 +199,21 @@ def test_probing_leaves_the_model_as_it_was(kit):
     modules_of(model, family, installed, config, 12.0, 100.0)
     assert not any(module._forward_pre_hooks for module in model.modules())
     assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_probing_keeps_no_model_alive(kit):
+    """Storages of the weights are gone with the model: no graph that saved them outlives the probe."""
+
+    def held_byte():
+        gc.collect()
+        tensors = [x for x in gc.get_objects() if type(x) in (torch.Tensor, torch.nn.Parameter)]
+        storages = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors}
+        return sum(storages.values())
+
+    before = held_byte()
+    model, family, installed, config = adapted(kit, "bert")
+    whole = sum(parameter.nbytes for parameter in model.parameters())
+    modules_of(model, family, installed, config, 12.0, 96.0)
+    assert held_byte() >= before + whole
+    del model, family, installed
+    assert held_byte() < before + whole / 10

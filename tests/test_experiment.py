@@ -486,7 +486,7 @@ def test_wall_time_is_that_of_the_whole_run(tiny_config, tmp_path, monkeypatch):
 
         monkeypatch.setattr(f"{target}.{name}", slow)
 
-    costs("build", 50.0), costs("step", 7.0, "airtune.round"), costs("_judged", 3.0), costs("export_peft", 20.0)
+    costs("build", 50.0), costs("step", 7.0, "airtune.round"), costs("judged", 3.0), costs("export_peft", 20.0)
     path = tmp_path / "run"
     summary = run(tiny_config(path))  # four rounds, evaluated after two and four, and on the whole set
     assert summary["wall_s"] == pytest.approx(50 + 4 * 7 + 2 * 3 + 3 + 20)

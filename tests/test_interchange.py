@@ -15,7 +15,7 @@ from airtune.build import build
 from airtune.checkpoint import from_checkpoint
 from airtune.config import RunConfig
 from airtune.experiment import export, resume, run
-from airtune.judging import judged
+from airtune.judging import Judge
 from airtune.types import AirtuneError
 
 PLAIN = {"average": 0.0}
@@ -44,7 +44,7 @@ def going_on(config, tmp_path, **changes):
 
 def accuracy_before(config):
     experiment = build(config)
-    return judged(experiment, experiment.start, np.arange(len(experiment.learner.dev)))[0]
+    return Judge(experiment).judge(experiment.start, np.arange(len(experiment.learner.dev))).score
 
 
 @pytest.mark.parametrize("method", METHODS)

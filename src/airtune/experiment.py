@@ -16,7 +16,7 @@ from airtune.card import Judged, card_of
 from airtune.checkpoint import from_checkpoint, to_checkpoint
 from airtune.config import RunConfig
 from airtune.display import RunDisplay
-from airtune.judging import judged
+from airtune.judging import Judge, Judgement
 from airtune.learning.export import export_merged, export_peft
 from airtune.learning.pypi import MODELS
 from airtune.record import RunFolder, refuse_occupied
@@ -129,12 +129,12 @@ def _drive(
     with RunDisplay(title, rounds=config.rounds, budget_j=budget_j) as display:
         for fact in (*experiment.learner.facts, *experiment.facts):
             display.message(f"  {fact}")
-        state, began = start, time.perf_counter()
+        state, judge, began = start, Judge(experiment), time.perf_counter()
         for state, record in rounds(experiment.system, start):
             stepped = time.perf_counter()
-            accuracy = _evaluated(experiment, state)
+            judgement = judge.judge(state, experiment.subset) if _due(config, state) else None
             ended = time.perf_counter()
-            row = _round_row(experiment, state, record, accuracy)
+            row = _round_row(experiment, state, record, judgement)
             timing = {
                 "t": record.problem.t,
                 "observe_s": record.observe_s,
@@ -148,26 +148,22 @@ def _drive(
             folder.save_checkpoint(*to_checkpoint(state, _digest(config)))
             display.update(row)
             began = time.perf_counter()
-    return _finish(experiment, folder, state, budget_j, clock)
+    return _finish(experiment, folder, state, judge, budget_j, clock)
 
 
-def _evaluated(experiment: Experiment, state: State) -> float | None:
-    """Accuracy of the running average on the dev subset, every `eval_every` rounds and after the last one."""
-    config = experiment.config
-    if state.t % config.task.eval_every and state.t < config.rounds:
-        return None
-    return judged(experiment, state, experiment.subset)[0]
+def _due(config: RunConfig, state: State) -> bool:
+    """Whether a state is evaluated on the dev subset: every `eval_every` rounds, and after the last one."""
+    return state.t % config.task.eval_every == 0 or state.t >= config.rounds
 
 
 def _finish(
-    experiment: Experiment, folder: RunFolder, state: State, budget_j: float, clock: Callable[[], float]
+    experiment: Experiment, folder: RunFolder, state: State, judge: Judge, budget_j: float, clock: Callable[[], float]
 ) -> dict[str, Any]:
     """Evaluate on the whole dev set, export the adapter, write the summary."""
     config, learner = experiment.config, experiment.learner
-    accuracy, beside = judged(experiment, state, np.arange(len(learner.dev)))
-    metric = learner.engine.objective.metric
+    judgement, metric = judge.judge(state, np.arange(len(learner.dev))), learner.engine.objective.metric
     family, names = learner.engine.family, learner.data.label_names
-    card = card_of(folder, "peft", state.t, names, Judged(accuracy, len(learner.dev), metric))
+    card = card_of(folder, "peft", state.t, names, Judged(judgement.score, len(learner.dev), metric))
     export_peft(folder.adapter_path, state.server.average, family, learner.source, names, card)
     rows = folder.read_rounds()
     summary = dict(
@@ -181,13 +177,13 @@ def _finish(
             wall_s=clock(),
         )
     )
-    summary |= {"accuracy": accuracy, "accuracy_samples": len(learner.dev), "bound_kind": "estimated"}
-    summary |= {"metric": metric, "measures": beside}
+    summary |= {"accuracy": judgement.score, "accuracy_samples": len(learner.dev), "bound_kind": "estimated"}
+    summary |= {"metric": metric, "measures": dict(judgement.measures)}
     folder.write_summary(summary)
     return summary
 
 
-def _round_row(experiment: Experiment, state: State, record: Record, accuracy: float | None) -> dict[str, Any]:
+def _round_row(experiment: Experiment, state: State, record: Record, judgement: Judgement | None) -> dict[str, Any]:
     cell, outcome, memory = experiment.system.cell, record.outcome, state.memory
     counts = np.bincount(record.decision.module, minlength=len(cell.modules) + 1)
     return {
@@ -200,7 +196,7 @@ def _round_row(experiment: Experiment, state: State, record: Record, accuracy: f
         "uplink_bit": float(counts[1:] @ record.offer.payload_bit),
         "downlink_bit": float(counts[1:] @ record.offer.downlink_bit),
         "loss": record.loss,
-        "accuracy": accuracy,
+        "accuracy": None if judgement is None else judgement.score,
         "objective": record.decision.objective,
         "upper_bound": record.decision.upper_bound,
         "certificate": record.decision.certificate,

@@ -126,7 +126,8 @@ def _drive(
     config = experiment.config
     budget_j = config.rounds * float(experiment.system.cell.devices.budget_j.sum())
     title = f"{prefix}{config.task.name} · {label_of(config.policy)} · seed {config.seed}"
-    with RunDisplay(title, rounds=config.rounds, budget_j=budget_j) as display:
+    metric = experiment.learner.engine.objective.metric
+    with RunDisplay(title, rounds=config.rounds, budget_j=budget_j, metric=metric) as display:
         for fact in (*experiment.learner.facts, *experiment.facts):
             display.message(f"  {fact}")
         state, judge, began = start, Judge(experiment), time.perf_counter()
@@ -197,6 +198,7 @@ def _round_row(experiment: Experiment, state: State, record: Record, judgement: 
         "downlink_bit": float(counts[1:] @ record.offer.downlink_bit),
         "loss": record.loss,
         "accuracy": None if judgement is None else judgement.score,
+        "measures": None if judgement is None else dict(judgement.measures),
         "objective": record.decision.objective,
         "upper_bound": record.decision.upper_bound,
         "certificate": record.decision.certificate,

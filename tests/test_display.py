@@ -15,10 +15,11 @@ class Clock:
         return self.now_s
 
 
-def row(t: int, accuracy: float | None) -> dict[str, Any]:
+def row(t: int, accuracy: float | None, **measures: float) -> dict[str, Any]:
     return {
         "t": t, "scheduled": 9, "delivered": 7, "accuracy": accuracy, "spent_j": 10.0 * (t + 1),
-        "max_overspend_ratio": 1.25, "modules": [11, 2, 7],
+        "max_overspend_ratio": 1.25, "modules": [11, 2, 7], "loss": 2.5,
+        "measures": None if accuracy is None else measures,
     }  # fmt: skip
 
 
@@ -61,6 +62,24 @@ def test_live_display_on_a_terminal_of_80_columns():
     assert "1.25× its budget so far" in last[3]
     assert last[4].split() == ["modules", "idle", "█", "11", "m1", "▂", "2", "m2", "▆", "7"]
     assert max(map(len, last)) <= 80
+
+
+def test_the_dev_loss_of_tasks_that_have_one():
+    """Under the metric's own name; it stays on the screen between evaluations."""
+    for terminal in (False, True):
+        out = io.StringIO()
+        screen = {"force_terminal": True, "_environ": {"TERM": "xterm"}} if terminal else {}
+        console = Console(file=out, width=80, height=24, **screen)
+        with RunDisplay("x", rounds=9, console=console, clock=Clock(), metric="token_accuracy") as display:
+            display.update(row(0, 0.25, loss=3.256, perplexity=26.0))
+            display.update(row(1, None))
+        text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue()).replace("\r", "\n")
+        if terminal:
+            last = text.rstrip().splitlines()[-5:]
+            assert last[1].split()[:4] == ["token", "accuracy", "25.0", "%"]
+            assert last[3].split() == ["dev", "loss", "3.26", "training", "loss", "2.50"]
+        else:
+            assert text.splitlines()[1].startswith("round 1/9  token accuracy 25.0 %  dev loss 3.26  delivered 7/9")
 
 
 def test_time_left_follows_the_recent_pace():

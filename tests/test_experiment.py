@@ -17,11 +17,14 @@ import torch
 from numpy.random import Generator, Philox, SeedSequence
 from safetensors.torch import load_file
 
+import airtune.experiment
+import airtune.round
 from airtune import rows, surroundings
 from airtune.build import _learner, build, learner_of
 from airtune.config import FleetConfig, LearningConfig
 from airtune.control.evaluation import make_decision
 from airtune.experiment import export, resume, run, run_or_resume
+from airtune.judging import Judge
 from airtune.learning.assets import load_classifier
 from airtune.learning.lora import family_of, install
 from airtune.learning.workload import modules_of
@@ -477,16 +480,17 @@ def test_wall_time_is_that_of_the_whole_run(tiny_config, tmp_path, monkeypatch):
     now = [100.0]
     monkeypatch.setattr("airtune.experiment.time.perf_counter", lambda: now[0])
 
-    def costs(name, seconds, target="airtune.experiment"):
-        real = getattr(sys.modules[target], name)
+    def costs(owner, name, seconds):
+        real = getattr(owner, name)
 
         def slow(*args, **kwargs):
             now[0] += seconds
             return real(*args, **kwargs)
 
-        monkeypatch.setattr(f"{target}.{name}", slow)
+        monkeypatch.setattr(owner, name, slow)
 
-    costs("build", 50.0), costs("step", 7.0, "airtune.round"), costs("_judged", 3.0), costs("export_peft", 20.0)
+    costs(airtune.experiment, "build", 50.0), costs(airtune.round, "step", 7.0)
+    costs(Judge, "judge", 3.0), costs(airtune.experiment, "export_peft", 20.0)
     path = tmp_path / "run"
     summary = run(tiny_config(path))  # four rounds, evaluated after two and four, and on the whole set
     assert summary["wall_s"] == pytest.approx(50 + 4 * 7 + 2 * 3 + 3 + 20)

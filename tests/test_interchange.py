@@ -12,8 +12,10 @@ from transformers import AutoModelForSequenceClassification
 
 from airtune import experiment as module
 from airtune.build import build
+from airtune.checkpoint import from_checkpoint
 from airtune.config import RunConfig
 from airtune.experiment import export, resume, run
+from airtune.judging import Judge
 from airtune.types import AirtuneError
 
 PLAIN = {"average": 0.0}
@@ -42,7 +44,7 @@ def going_on(config, tmp_path, **changes):
 
 def accuracy_before(config):
     experiment = build(config)
-    return module._accuracy(experiment, experiment.start, np.arange(len(experiment.learner.dev)))
+    return Judge(experiment).judge(experiment.start, np.arange(len(experiment.learner.dev))).score
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -60,7 +62,7 @@ def test_it_starts_at_the_accuracy_where_the_other_ended(tiny_config, ended, tmp
 def test_a_plain_run_takes_up_the_very_tensors(ended, tmp_path):
     config, _ = ended("nested")
     experiment = build(going_on(config, tmp_path))
-    tensors = module._from_checkpoint(*module.RunFolder.open(config.out).load_checkpoint()).server.average
+    tensors = from_checkpoint(*module.RunFolder.open(config.out).load_checkpoint()).server.average
     assert tensors.keys() == experiment.start.adapters.keys()
     assert all(torch.equal(experiment.start.adapters[name], tensor) for name, tensor in tensors.items())
 
@@ -102,7 +104,7 @@ def test_plain_libraries_give_the_runs_logits(ended, tmp_path, method):
     config, _ = ended(method)
     experiment = build(config)
     learner, index = experiment.learner, np.arange(len(experiment.learner.dev))
-    state = module._from_checkpoint(*module.RunFolder.open(config.out).load_checkpoint())
+    state = from_checkpoint(*module.RunFolder.open(config.out).load_checkpoint())
     want = learner.engine.logits(state.server.average, learner.dev, index)
     export(config.out, tmp_path / "merged", merged=True)
     base = AutoModelForSequenceClassification.from_pretrained(config.model.name, num_labels=2)

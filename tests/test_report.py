@@ -26,7 +26,7 @@ def round_row(t: int, **fields: Any) -> dict[str, Any]:
     row: dict[str, Any] = {
         "t": t, "scheduled": 2, "delivered": 1, "energy_compute_j": 3.0, "energy_transmit_j": 1.0,
         "uplink_bit": 8e6, "downlink_bit": 8e6, "tokens": 10.0,
-        "loss": 0.5, "accuracy": None, "objective": 9.9, "upper_bound": 10.0,
+        "loss": 0.5, "accuracy": None, "measures": None, "objective": 9.9, "upper_bound": 10.0,
         "certificate": 0.01, "price": 1e-6, "status": "ok", "phi": 1.0, "delta": [0.4, 0.2, 0.0], "noise_sq": 0.1,
         "phi_tight": 0.5, "bound": 0.9, "bound_tight": 0.8, "bound_kind": "estimated",
         "queue_mean_j": 0.0, "queue_max_j": 0.0, "spent_j": 4.0 * (t + 1),

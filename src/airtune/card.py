@@ -20,6 +20,8 @@ Form = Literal["peft", "merged"]
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 """Hub id of `minilm-l6`, bit for bit the same weights."""
+SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
+"""Hub id of what `smollm2-135m` holds in 4 bits."""
 
 PLACES = {"data_dir": "DATA", "model.name": "MODEL", "model.adapter": "ADAPTER", "policy.file": "POLICY.py"}
 """Settings that are paths, and what stands for them in the command."""
@@ -52,7 +54,7 @@ def card_of(folder: RunFolder, form: Form, rounds: int, labels: Sequence[str], j
         _front(config, environment, form, base, judged),
         f"# {_title(config)}\n\n{_about(config, environment, form, labels)}",
         _table(("figure", "value"), _figures(config, environment, rows, judged)),
-        f"## Load it\n\n```python\n{_loading(form, base or 'MODEL', len(labels), config.task.name == 'instruct')}\n```",
+        f"## Load it\n\n{_loading(form, base, environment['model'], len(labels))}",
         "## Digests\n\n" + _table(("what", "file or split", "SHA-256"), list(_digests(environment))),
         f"## Reproduce it\n\n```\n{command(config)}\n```" + _places(config, environment),
     ]
@@ -91,9 +93,7 @@ def _flat(values: Mapping[str, Any], table: str = "") -> dict[str, Any]:
 
 def _base_model(config: RunConfig) -> str | None:
     """Hub id of the base model; None for a folder."""
-    name = config.model.name
-    if name == "minilm-l6":
-        return MINILM
+    name = {"minilm-l6": MINILM, "smollm2-135m": SMOLLM2}.get(config.model.name, config.model.name)
     return None if Path(name).is_absolute() else name
 
 
@@ -196,21 +196,26 @@ def _certificate(rows: Sequence[Mapping[str, Any]]) -> str:
     return f"within {statistics.median(found):.3g} of the optimum (median over rounds), {max(found):.3g} at most"
 
 
-def _loading(form: Form, base: str, classes: int, language: bool) -> str:
-    kind = "AutoModelForCausalLM" if language else "AutoModelForSequenceClassification"
+def _loading(form: Form, base: str | None, used: Mapping[str, Any], classes: int) -> str:
+    """Lines of Python that load it, FOLDER and MODEL being paths; without classes as a causal language model."""
+    gguf = next((name for name in used["sha256"] if name.endswith(".gguf")), None)
+    kind = "AutoModelForSequenceClassification" if classes else "AutoModelForCausalLM"
+    lines = [f"from transformers import {kind}, AutoTokenizer"]
+    told = ""
     if form == "merged":
-        return (
-            f"from transformers import {kind}, AutoTokenizer\n"
-            f'model = {kind}.from_pretrained("FOLDER").eval()\n'
-            'tokenizer = AutoTokenizer.from_pretrained("FOLDER")'
-        )
-    options = "" if language else f", num_labels={classes}"
-    return (
-        "from peft import PeftModel\n"
-        f"from transformers import {kind}, AutoTokenizer\n"
-        f'base = {kind}.from_pretrained("{base}"{options})\n'
-        'model, tokenizer = PeftModel.from_pretrained(base, "FOLDER").eval(), AutoTokenizer.from_pretrained("FOLDER")'
-    )
+        lines.append(f'model = {kind}.from_pretrained("FOLDER").eval()')
+    else:
+        options = f", num_labels={classes}" if classes else ""
+        if gguf is not None:
+            base, options = None, f', gguf_file="{gguf}"{options}'
+            told = (
+                f"\n\nMODEL: the folder that holds {gguf} ({used['description']}); it is read with the package `gguf`."
+            )
+        lines.insert(0, "from peft import PeftModel")
+        lines.append(f'base = {kind}.from_pretrained("{base or "MODEL"}"{options})')
+        lines.append('model = PeftModel.from_pretrained(base, "FOLDER").eval()')
+    lines.append('tokenizer = AutoTokenizer.from_pretrained("FOLDER")')
+    return "```python\n" + "\n".join(lines) + "\n```" + told
 
 
 def _digests(environment: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
@@ -219,7 +224,7 @@ def _digests(environment: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
         digests = environment.get(part, {}).get("sha256")
         named = digests if isinstance(digests, dict) else {"file": digests} if digests else {}
         for name, digest in sorted(named.items()):
-            if part != "model" or name.endswith(".safetensors"):
+            if part != "model" or name.endswith((".safetensors", ".gguf")):
                 yield part, Path(name).name, digest
 
 

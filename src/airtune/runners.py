@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +11,9 @@ from typing import Any
 from airtune.config import RunConfig
 from airtune.experiment import out_of, run_or_resume
 from airtune.types import AirtuneError
+
+CONNECT_S = 10.0
+"""How long the head of a Ray cluster may take to answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +101,11 @@ def _connect(ray: Any, jobs: int, address: str | None) -> None:
         ray.init("local", num_cpus=jobs, include_dashboard=False, **quiet)
         return
     try:
+        if address != "auto":  # Ray itself would try for minutes
+            host, _, port = address.removeprefix("ray://").rpartition(":")
+            socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
         ray.init(address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise AirtuneError(f"--ray-address {address}: no Ray cluster answers there ({_line(error)})") from None
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -10,6 +11,9 @@ from airtune.commands.arguments import quiet_libraries
 from airtune.config import RunConfig
 from airtune.tables import number, percent
 from airtune.types import AirtuneError
+
+REASONS = 3
+"""Reasons of failures that are told in one line."""
 
 
 def reference_of(labels: Sequence[str], asked: str | None) -> str:
@@ -21,11 +25,32 @@ def reference_of(labels: Sequence[str], asked: str | None) -> str:
     return reference
 
 
-def finish(configs: Sequence[RunConfig], jobs: int, ray_address: str | None) -> list[RunConfig]:
-    """Carry out runs and tell of each; returns those that ended well, in order.
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What came of many runs."""
+
+    configs: tuple[RunConfig, ...]
+    """Those that ended well, in order."""
+    lost: int
+    reasons: tuple[str, ...]
+    """Why runs failed, each once."""
+
+    def tell_lost(self) -> None:
+        """Raises AirtuneError if runs failed."""
+        if not self.lost:
+            return
+        shown = "; ".join(self.reasons[:REASONS]) + (" …" if len(self.reasons) > REASONS else "")
+        if not self.configs:
+            raise AirtuneError(shown)
+        count = self.lost + len(self.configs)
+        raise AirtuneError(f"{self.lost} of {count} runs failed: {shown}; the same command again tries them once more")
+
+
+def finish(configs: Sequence[RunConfig], jobs: int, ray_address: str | None) -> Finished:
+    """Carry out runs and tell of each.
 
     Raises:
-        AirtuneError: every run failed, with the reasons.
+        AirtuneError: no such number of jobs, no Ray.
         KeyboardInterrupt: telling how to go on.
     """
     if jobs < 1:
@@ -55,12 +80,5 @@ def finish(configs: Sequence[RunConfig], jobs: int, ray_address: str | None) -> 
                 progress.advance(task)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the same command again goes on from the last finished rounds") from None
-    if not done:
-        raise AirtuneError("; ".join(dict.fromkeys(failed.values())))
-    return [config for config in configs if str(config.out) in done]
-
-
-def tell_lost(finished: Sequence[RunConfig], configs: Sequence[RunConfig]) -> None:
-    """Raises AirtuneError if runs failed."""
-    if lost := len(configs) - len(finished):
-        raise AirtuneError(f"{lost} of {len(configs)} runs failed; the same command again tries them once more")
+    ended_well = tuple(config for config in configs if str(config.out) in done)
+    return Finished(ended_well, len(failed), tuple(dict.fromkeys(failed.values())))

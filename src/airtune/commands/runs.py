@@ -8,9 +8,9 @@ from pathlib import Path
 import tyro
 
 from airtune.commands.arguments import name_first, parse, quiet_libraries, settings_of, split
-from airtune.commands.many import finish, reference_of, tell_lost
+from airtune.commands.many import finish, reference_of
 from airtune.commands.shown import report, tell
-from airtune.settings import comparison
+from airtune.settings import comparison, label_of
 
 
 def run_command(arguments: list[str]) -> None:
@@ -90,8 +90,9 @@ def compare_command(arguments: list[str]) -> None:
     configs, labels = comparison(base, asked.policies, asked.seeds, out)
     reference = reference_of(labels, asked.reference)
     finished = finish(configs, asked.jobs, asked.ray_address)
-    tell([config.out for config in finished if config.out is not None], out, reference, asked.target)
-    tell_lost(finished, configs)
+    if any(label_of(config.policy) == reference for config in finished.configs):
+        tell([config.out for config in finished.configs if config.out is not None], out, reference, asked.target)
+    finished.tell_lost()
 
 
 @dataclasses.dataclass

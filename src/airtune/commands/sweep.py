@@ -10,7 +10,7 @@ import tyro
 from rich.console import Console
 
 from airtune.commands.arguments import name_first, parse, settings_of, split
-from airtune.commands.many import finish, reference_of, tell_lost
+from airtune.commands.many import finish, reference_of
 from airtune.compare import Comparison
 from airtune.config import RunConfig
 from airtune.sweep import Point, axes_of, points
@@ -59,8 +59,8 @@ def sweep_command(arguments: list[str]) -> None:
     configs = [config for point in grid for config in point.configs]
     jobs = asked.jobs if asked.jobs is not None else min(_cores(), len(configs))
     finished = finish(configs, jobs, asked.ray_address)
-    _tell(grid, finished, out, reference, asked.target)
-    tell_lost(finished, configs)
+    _tell(grid, finished.configs, out, reference, asked.target)
+    finished.tell_lost()
 
 
 def _cores() -> int:
@@ -71,7 +71,7 @@ def _cores() -> int:
 def _tell(
     grid: Sequence[Point], finished: Sequence[RunConfig], out: Path, reference: str, target: float | None
 ) -> None:
-    """The table of a sweep, and its files; a point without a finished run of the reference is left out."""
+    """The table of a sweep, and its files; points without a finished run of the reference are left out."""
     from airtune.compare import compare
     from airtune.report import load_run
     from airtune.sweep import write_sweep
@@ -84,7 +84,7 @@ def _tell(
         if any(run.summary["policy"] == reference for run in runs):
             compared.append((point, compare(runs, reference, target)))
     if not compared:
-        raise AirtuneError(f"no run of the reference policy {reference} has ended well, so nothing can be compared")
+        return
     console = Console()
     console.print(render_sweep([(point.name, comparison) for point, comparison in compared]))
     csv, _ = write_sweep(compared, out)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tomli_w
 
 from airtune.config import (
     FleetConfig,
@@ -18,6 +19,7 @@ from airtune.config import (
     TaskConfig,
     WorldConfig,
 )
+from airtune.settings import dump
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -118,6 +120,22 @@ def tiny_config(tiny_data, tiny_model):
         return dataclasses.replace(config, **whole)
 
     return make
+
+
+@pytest.fixture
+def tiny(tiny_config, tmp_path):
+    """A TOML file of the tiny federation, two rounds."""
+
+    def without_none(table):
+        return {
+            key: without_none(value) if isinstance(value, dict) else value
+            for key, value in table.items()
+            if value is not None
+        }
+
+    config = dataclasses.replace(tiny_config(tmp_path / "unused", rounds=2), out=None)
+    (tmp_path / "tiny.toml").write_text(tomli_w.dumps(without_none(dump(config))))
+    return str(tmp_path / "tiny.toml")
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,6 @@
 """The command line: what it does, and that every mistake is one line, exit code 2 and no harm."""
 
 import contextlib
-import dataclasses
 import errno
 import json
 import os
@@ -14,7 +13,6 @@ import time
 from pathlib import Path
 
 import pytest
-import tomli_w
 import tyro
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,24 +24,6 @@ from airtune.settings import dump, load, override, presets, read_config
 from airtune.types import AirtuneError
 
 BEST_CHANNEL = Path(__file__).parents[1] / "examples" / "best_channel.py"
-
-
-def write_toml(path, config):
-    def without_none(table):
-        return {
-            key: without_none(value) if isinstance(value, dict) else value
-            for key, value in table.items()
-            if value is not None
-        }
-
-    path.write_text(tomli_w.dumps(without_none(dump(dataclasses.replace(config, out=None)))))
-    return str(path)
-
-
-@pytest.fixture
-def tiny(tiny_config, tmp_path):
-    """A TOML file of the tiny federation, two rounds."""
-    return write_toml(tmp_path / "tiny.toml", tiny_config(tmp_path / "unused", rounds=2))
 
 
 @pytest.fixture

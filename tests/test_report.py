@@ -1,6 +1,7 @@
 import csv
 import dataclasses
 import io
+import itertools
 import json
 import math
 from pathlib import Path
@@ -13,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from airtune.compare import compare, energy_to_accuracy_j, estimate
+from airtune.compare import compare
 from airtune.drawing import evaluated, table
+from airtune.paired import Paired, Reached, estimate, paired, reach
 from airtune.plots import plot_compare, plot_run
 from airtune.record import RunFolder
 from airtune.report import Run, elapsed_s, jain_index, load_run, report_run, summarise
@@ -53,6 +55,7 @@ def write_run(
     ended: bool = True, **fields: Any,
 ) -> Path:  # fmt: skip
     config = {"seed": seed, "task": {"name": task}, "model": {"name": "mini"}, "policy": {"name": policy}}
+    config |= {"world": {"deadline_s": 10.0}}
     with RunFolder.create(path, config, {}) as folder:
         for t, accuracy in enumerate(accuracies):
             energy = {"energy_compute_j": 3.0 * scale, "energy_transmit_j": 1.0 * scale}
@@ -112,15 +115,35 @@ def test_energy_to_accuracy_on_rising_curves_is_the_inverse_interpolation(steps:
     rows = [round_row(t, accuracy=float(a)) for t, a in enumerate(accuracy)]
     target = float(accuracy[0] + share * (accuracy[-1] - accuracy[0]))
     expected = np.interp(target, accuracy, 4.0 * np.arange(1, len(accuracy) + 1))
-    got = energy_to_accuracy_j(rows, min(target, float(accuracy[-1])))
-    assert got == pytest.approx(expected, rel=1e-6)
+    got = reach(rows, min(target, float(accuracy[-1])))
+    assert got is not None
+    assert got.energy_j == pytest.approx(expected, rel=1e-6)
+    assert got.rounds == pytest.approx(expected / 4.0, rel=1e-6)
 
 
 def test_energy_to_accuracy_counts_unevaluated_rounds_and_the_first_crossing():
     rows = [round_row(t, accuracy=a) for t, a in enumerate([0.5, None, 0.7, 0.6, 0.9])]
-    assert energy_to_accuracy_j(rows, 0.6) == pytest.approx(8.0)  # halfway between 4 J and 12 J
-    assert energy_to_accuracy_j(rows, 0.4) == 4.0
-    assert energy_to_accuracy_j(rows, 0.95) is None
+    assert reach(rows, 0.6) == Reached(pytest.approx(8.0), pytest.approx(2.0))  # halfway between 4 J and 12 J
+    assert reach(rows, 0.4) == Reached(4.0, 1)
+    assert reach(rows, 0.95) is None
+
+
+def test_bootstrap_is_that_of_all_resamples():
+    """Three seeds have 27 resamples: the ends lie among the exact percentiles of their means."""
+    differences = [-0.01, 0.02, 0.06]
+    means = [sum(drawn) / 3 for drawn in itertools.product(differences, repeat=3)]
+    found = paired(differences)
+    assert found is not None
+    assert found.low is not None
+    assert found.high is not None
+    for end, share in ((found.low, 0.025), (found.high, 0.975)):
+        near = np.quantile(means, [max(share - 0.02, 0), min(share + 0.02, 1)], method="nearest")
+        assert near[0] - 1e-12 <= end <= near[1] + 1e-12
+    assert (found.mean, found.n, found.above) == (pytest.approx(0.07 / 3), 3, 2)
+    assert found.half_width == estimate(differences).half_width  # pyright: ignore
+    assert paired(differences) == found  # its own generator
+    assert paired([]) is None
+    assert paired([0.1]) == Paired(0.1, None, 1, None, None, 1)
 
 
 def test_jain_index_bounds():
@@ -155,8 +178,12 @@ def test_comparison_pairs_by_seed(tmp_path: Path):
     assert ours.difference.half_width == pytest.approx(12.7062 * 0.05, rel=1e-5)
     assert (ours.paired, ours.reached) == (2, 2)
     # targets 0.6 and 0.7 on lines from (4 J, 0.5) to (8 J, 0.7) and (8 J, 0.9): 6 J both
-    assert ours.energy_to_reference_j is not None
-    assert ours.energy_to_reference_j.mean == pytest.approx(6.0)
+    assert ours.energy_to_target_j is not None
+    assert ours.energy_to_target_j.mean == pytest.approx(6.0)
+    assert ours.time_to_target_s is not None
+    assert ours.time_to_target_s.mean == pytest.approx(15.0)  # one and a half rounds of 10 s
+    assert (ours.difference.low, ours.difference.high) == (pytest.approx(0.1), pytest.approx(0.2))
+    assert ours.difference.above == 2
     # the reference itself is there after both its rounds, 16 J
     assert ours.saving is not None
     assert (ours.saving.mean, ours.saving.half_width) == (pytest.approx(0.625), pytest.approx(0.0, abs=1e-12))
@@ -170,8 +197,22 @@ def test_comparison_pairs_by_seed(tmp_path: Path):
     assert ours.accuracy_per_kj.mean == pytest.approx(ours.accuracy.mean / 0.008)
     assert ours.max_overspend_ratio == 1.3
     # only one of two seeds reaches the target: no mean over the lucky one
-    assert (weak.paired, weak.reached, weak.energy_to_reference_j) == (2, 1, None)
+    assert (weak.paired, weak.reached, weak.energy_to_target_j) == (2, 1, None)
     assert compare(three_policies(tmp_path / "again")).reference == "traditional"
+
+
+def test_a_target_of_ones_own(tmp_path: Path):
+    """The same for all seeds, and for those that the reference lacks."""
+    result = compare(three_policies(tmp_path), "traditional", target=0.65)
+    ours = result.policies[1]
+    # lines from (4 J, 0.5) to (8 J, 0.7 | 0.9 | 0.95)
+    assert [seed.energy_to_target_j for seed in ours.per_seed] == pytest.approx([7.0, 5.5, 4 + 4 / 3])
+    assert (ours.paired, ours.reached, ours.saving) == (3, 3, None)
+    text = text_of(render_comparison(result, 80))
+    assert "the target is 65.0 %" in " ".join(text.split())
+    for wrong in (0.0, 80.0):
+        with pytest.raises(AirtuneError, match=r"--target: an accuracy above 0 and at most 1, as 0\.8, would be right"):
+            compare(three_policies(tmp_path / str(wrong)), "traditional", target=wrong)
 
 
 def test_the_energy_target_is_measured_on_the_same_samples_as_the_curve(tmp_path: Path):
@@ -181,8 +222,8 @@ def test_the_energy_target_is_measured_on_the_same_samples_as_the_curve(tmp_path
     (only,) = compare([load_run(path)]).policies
     assert only.accuracy is not None
     assert only.accuracy.mean == 0.9
-    assert only.energy_to_reference_j is not None
-    assert only.energy_to_reference_j.mean == 8.0
+    assert only.energy_to_target_j is not None
+    assert only.energy_to_target_j.mean == 8.0
 
 
 def test_savings_are_paired_ratios_up_to_the_first_crossing(tmp_path: Path):
@@ -193,8 +234,8 @@ def test_savings_are_paired_ratios_up_to_the_first_crossing(tmp_path: Path):
         write_run(tmp_path / "p1", "p", 1, [0.5, 0.7], scale=1.5),  # halfway from 6 to 12 J
     ]
     reference, ours = compare([load_run(path) for path in runs]).policies
-    assert [seed.energy_to_reference_j for seed in reference.per_seed] == pytest.approx([12.0, 8.0])
-    assert [seed.energy_to_reference_j for seed in ours.per_seed] == pytest.approx([4.0, 9.0])
+    assert [seed.energy_to_target_j for seed in reference.per_seed] == pytest.approx([12.0, 8.0])
+    assert [seed.energy_to_target_j for seed in ours.per_seed] == pytest.approx([4.0, 9.0])
     assert [seed.saving for seed in ours.per_seed] == pytest.approx([1 - 4 / 12, 1 - 9 / 8])
     assert ours.saving is not None
     # mean of 2/3 and −1/8 = 13/48, half their distance 19/48, t(0.975, 1) = 12.7062
@@ -206,7 +247,7 @@ def test_savings_are_paired_ratios_up_to_the_first_crossing(tmp_path: Path):
     ("config", "environment", "message"),
     [
         ({"rounds": 3}, {}, r"rounds is 2 and 3; only policy and seed may differ$"),
-        ({"world": {"bandwidth_hz": 1e6}}, {}, r"world\.bandwidth_hz is 2000000\.0 and 1000000\.0;"),
+        ({"world": {"bandwidth_hz": 1e6, "deadline_s": 9.0}}, {}, r"world\.bandwidth_hz is 2000000\.0 and 1000000\.0;"),
         ({"world": {}}, {}, r"world\.bandwidth_hz is 2000000\.0 and not set;"),
         ({"model": {"name": "mini", "revision": "x"}}, {}, r"model\.revision is not set and x;"),
         ({}, {"data": {"sha256": {"train.tsv": "2"}}}, "the files of the data differ$"),
@@ -221,7 +262,9 @@ def test_runs_that_differ_in_more_than_policy_and_seed_are_refused(
     here = {"data": {"sha256": {"train.tsv": "1"}, "source": "a"}, "model": {"sha256": {"a": "1"}}}
     one = load_run(write_run(tmp_path / "one", "p", 0, [0.5]))
     one = dataclasses.replace(
-        one, config=dict(one.config) | {"rounds": 2, "world": {"bandwidth_hz": 2e6}}, environment=here
+        one,
+        config=dict(one.config) | {"rounds": 2, "world": {"bandwidth_hz": 2e6, "deadline_s": 9.0}},
+        environment=here,
     )
     two = load_run(write_run(tmp_path / "two", "q", 0, [0.5]))
     two = dataclasses.replace(two, config=dict(one.config) | config, environment=here | environment)
@@ -259,15 +302,15 @@ def test_written_comparison(tmp_path: Path):
     assert rows[0]["difference"] == ""
     assert float(rows[1]["difference"]) == pytest.approx(0.15)
     assert rows[1]["seeds"] == "0 1 2"
-    assert rows[2]["energy_to_reference_j"] == ""
+    assert rows[2]["energy_to_target_j"] == ""
     written = json.loads(json_path.read_text())
     assert written["reference"] == "traditional"
-    assert written["policies"][2]["energy_to_reference_j"] is None
+    assert written["policies"][2]["energy_to_target_j"] is None
     assert float(rows[1]["saving"]) == pytest.approx(0.625)
     assert "per_seed" not in rows[1]
     assert written["policies"][2]["per_seed"][0] == {
         "seed": 0, "accuracy": 0.55, "difference": pytest.approx(-0.05), "energy_j": 8.0, "reached": False,
-        "energy_to_reference_j": None, "saving": None,
+        "energy_to_target_j": None, "time_to_target_s": None, "saving": None,
     }  # fmt: skip
 
 
@@ -277,7 +320,9 @@ def test_tables_show_units_intervals_and_what_was_not_reached(tmp_path: Path):
     assert "+15.0 ± 63.5" in text
     assert "by 1 of 2" in text
     assert "+62.5 ± 0.0" in text
-    assert "for the reference itself too" in " ".join(text.split())
+    assert "the target is the reference's last accuracy" in " ".join(text.split())
+    assert "+10.0 … +20.0" in text
+    assert "2 of 2" in text
     assert max(map(len, text.splitlines())) <= 80
     single = [load_run(tmp_path / "t0"), load_run(tmp_path / "w0")]
     text = text_of(render_comparison(compare(single), 80))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from airtune.commands.runs import compare_command, export_command, resume_command, run_command
 from airtune.commands.shown import show_command
 from airtune.commands.solve import solve_command
+from airtune.commands.sweep import sweep_command
 from airtune.commands.verify import verify_command
 from airtune.settings import presets
 from airtune.types import AirtuneError
@@ -19,6 +20,8 @@ USAGE = """usage: airtune COMMAND …
   compare NAME_OR_FILE --policies a,b,c --seeds N [--out DIR …]
                          the same channels, splits and initial weights under several policies,
                          named as policy.name or as your own Python files
+  sweep NAME[,NAME] --grid KEY=VALUE,VALUE --policies a,b --seeds N [--jobs N …]
+                         comparisons over a grid of scenarios and settings, side by side
   show RUN [RUN …]       tables and plots of a run, or of several side by side
   export RUN --out DIR   the adapter as a standard PEFT folder; --merged: as a plain model
   solve FILE.json|- [--solver joint|alternating|exact] [--json]
@@ -65,6 +68,8 @@ def _dispatch(arguments: list[str]) -> None:
             resume_command(arguments)
         case "compare":
             compare_command(arguments)
+        case "sweep":
+            sweep_command(arguments)
         case "show":
             show_command(arguments)
         case "export":
@@ -81,5 +86,6 @@ def _dispatch(arguments: list[str]) -> None:
             print(f"airtune {importlib.metadata.version('airtune')}")
         case _:
             raise AirtuneError(
-                f"no command {command!r}; there are run, resume, compare, show, export, solve, verify and presets"
+                f"no command {command!r}; "
+                "there are run, resume, compare, sweep, show, export, solve, verify and presets"
             )

@@ -6,20 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from scipy.special import stdtrit
-
+from airtune.paired import Estimate, Paired, estimate, paired, reach
 from airtune.report import Rows, Run
 from airtune.types import AirtuneError
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """Mean over seeds and its 95 % confidence interval."""
-
-    mean: float
-    half_width: float | None
-    """Half the width of the t-interval; None for a single seed."""
-    n: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +21,13 @@ class SeedReport:
     """Accuracy − the reference's."""
     energy_j: float
     reached: bool | None
-    """Whether it reached the reference's last accuracy on the dev subset."""
-    energy_to_reference_j: float | None
+    """Whether it reached the target on the dev subset: the one asked for, or the reference's last accuracy."""
+    energy_to_target_j: float | None
     """Energy until then [J]; None if not reached."""
+    time_to_target_s: float | None
+    """Rounds until then, each as long as the deadline [s]; None if not reached."""
     saving: float | None
-    """1 − that energy over the reference's own up to its first crossing of that accuracy; None if not reached."""
+    """1 − that energy over the reference's own up to its first crossing; None if either did not reach it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +37,7 @@ class PolicyReport:
     policy: str
     seeds: tuple[int, ...]
     accuracy: Estimate | None
-    difference: Estimate | None
+    difference: Paired | None
     """Accuracy against the reference policy; None for the reference itself and where no seed is shared."""
     energy_j: Estimate
     energy_compute_j: float
@@ -55,11 +46,13 @@ class PolicyReport:
     accuracy_per_kj: Estimate | None
     """Final accuracy (as a fraction) over energy [1/kJ]."""
     reached: int
-    """Seeds that reached the reference policy's last accuracy on the dev subset, of the same seed."""
+    """Seeds that reached the target on the dev subset: the one asked for, or the reference's last of the same seed."""
     paired: int
-    """Seeds shared with the reference policy."""
-    energy_to_reference_j: Estimate | None
-    """Energy until then [J]; None unless every shared seed reached it, since a mean over the lucky ones misleads."""
+    """Seeds that have a target: with the reference's, those shared with it."""
+    energy_to_target_j: Estimate | None
+    """Energy until then [J]; None unless every such seed reached it, since a mean over the lucky ones misleads."""
+    time_to_target_s: Estimate | None
+    """Time until then [s], likewise; a round lasts as long as its deadline."""
     saving: Estimate | None
     """Share of the reference's energy saved until then, paired by seed; None as above and for the reference itself."""
     delivery_rate: Estimate | None
@@ -76,42 +69,9 @@ class Comparison:
     task: str
     model: str
     reference: str
+    target: float | None
+    """Accuracy asked for; None for the reference's last one, seed by seed."""
     policies: tuple[PolicyReport, ...]
-
-
-def estimate(values: Sequence[float]) -> Estimate | None:
-    """Mean and 95 % t-interval of independent values; None for no values.
-
-    >>> estimate([0.5])
-    Estimate(mean=0.5, half_width=None, n=1)
-    """
-    n = len(values)
-    if n == 0:
-        return None
-    if n == 1:
-        return Estimate(values[0], None, 1)
-    half_width = float(stdtrit(n - 1, 0.975)) * statistics.stdev(values) / math.sqrt(n)
-    return Estimate(statistics.fmean(values), half_width, n)
-
-
-def energy_to_accuracy_j(rounds: Rows, target: float) -> float | None:
-    """Cumulative energy [J] at which the accuracy first reaches the target; None if it never does.
-
-    Linear between evaluations; energy counts up to and including the evaluated round.
-    """
-    spent_j, before = 0.0, None
-    for row in rounds:
-        spent_j += row["energy_compute_j"] + row["energy_transmit_j"]
-        accuracy = row["accuracy"]
-        if accuracy is None:
-            continue
-        if accuracy >= target:
-            if before is None:
-                return spent_j
-            share = (target - before[1]) / (accuracy - before[1])
-            return before[0] + share * (spent_j - before[0])
-        before = (spent_j, accuracy)
-    return None
 
 
 def last_accuracy(rounds: Rows) -> float | None:
@@ -119,12 +79,19 @@ def last_accuracy(rounds: Rows) -> float | None:
     return next((row["accuracy"] for row in reversed(rounds) if row["accuracy"] is not None), None)
 
 
-def compare(runs: Sequence[Run], reference: str | None = None) -> Comparison:
-    """Group runs by policy and pair them by seed against a reference policy (the first run's if None).
+def compare(runs: Sequence[Run], reference: str | None = None, target: float | None = None) -> Comparison:
+    """Group runs by policy and pair them by seed.
+
+    Args:
+        runs: finished runs, alike in all but policy and seed.
+        reference: policy that the others are set against; the first run's if None.
+        target: accuracy on the dev subset, in (0, 1], whose energy and time are told; the reference's last if None.
 
     Raises AirtuneError if the runs differ in more than policy and seed, if a policy has a seed twice, or if the
     reference is not among them.
     """
+    if target is not None and not 0 < target <= 1:
+        raise AirtuneError(f"--target: an accuracy above 0 and at most 1, as 0.8, would be right, got {target:g}")
     if not runs:
         raise AirtuneError("there is no run to compare; give at least one finished run folder")
     for run in runs[1:]:
@@ -135,8 +102,8 @@ def compare(runs: Sequence[Run], reference: str | None = None) -> Comparison:
         raise AirtuneError(f"no run of the reference policy {reference}; there are {', '.join(groups)}")
     names = [reference, *(name for name in groups if name != reference)]
     summary = runs[0].summary
-    reports = tuple(_policy_report(name, groups[name], groups[reference], reference) for name in names)
-    return Comparison(str(summary["task"]), str(summary["model"]), reference, reports)
+    reports = tuple(_policy_report(name, groups[name], groups[reference], reference, target) for name in names)
+    return Comparison(str(summary["task"]), str(summary["model"]), reference, target, reports)
 
 
 UNPAIRED = {"policy", "seed", "out", "threads", "name", "data_dir"}
@@ -183,26 +150,33 @@ def by_policy(runs: Sequence[Run]) -> dict[str, dict[int, Run]]:
     return {name: dict(sorted(seeds.items())) for name, seeds in groups.items()}
 
 
-def _seed_report(run: Run, reference: Run | None) -> SeedReport:
+def _seed_report(run: Run, reference: Run | None, target: float | None) -> SeedReport:
     seed, accuracy, energy_j = int(run.summary["seed"]), run.summary["accuracy"], float(run.summary["energy_j"])
-    target = None if reference is None else reference.summary["accuracy"]
-    goal = None if reference is None else last_accuracy(reference.rounds)
-    difference = None if accuracy is None or target is None else accuracy - target
-    if reference is None or goal is None:
-        return SeedReport(seed, accuracy, difference, energy_j, None, None, None)
-    spent_j, theirs_j = (energy_to_accuracy_j(each.rounds, goal) for each in (run, reference))
-    saving = 1.0 - spent_j / theirs_j if spent_j is not None and theirs_j else None
-    return SeedReport(seed, accuracy, difference, energy_j, spent_j is not None, spent_j, saving)
+    theirs = None if reference is None else reference.summary["accuracy"]
+    difference = None if accuracy is None or theirs is None else accuracy - theirs
+    goal = target if target is not None or reference is None else last_accuracy(reference.rounds)
+    if goal is None:
+        return SeedReport(seed, accuracy, difference, energy_j, None, None, None, None)
+    mine, base = (None if each is None else reach(each.rounds, goal) for each in (run, reference))
+    if mine is None:
+        return SeedReport(seed, accuracy, difference, energy_j, False, None, None, None)
+    saving = 1.0 - mine.energy_j / base.energy_j if base is not None and base.energy_j > 0 else None
+    time_s = mine.rounds * float(run.config["world"]["deadline_s"])
+    return SeedReport(seed, accuracy, difference, energy_j, True, mine.energy_j, time_s, saving)
 
 
-def _policy_report(name: str, runs: Mapping[int, Run], reference: Mapping[int, Run], label: str) -> PolicyReport:
+def _policy_report(
+    name: str, runs: Mapping[int, Run], reference: Mapping[int, Run], label: str, target: float | None
+) -> PolicyReport:
     def values(key: str) -> list[float]:
         return [float(run.summary[key]) for run in runs.values() if run.summary[key] is not None]
 
-    seeds = tuple(_seed_report(run, reference.get(seed)) for seed, run in runs.items())
-    paired = [seed for seed in seeds if seed.reached is not None]
-    hits = [seed.energy_to_reference_j for seed in paired if seed.energy_to_reference_j is not None]
-    savings = [seed.saving for seed in paired if seed.saving is not None]
+    seeds = tuple(_seed_report(run, reference.get(seed), target) for seed, run in runs.items())
+    asked = [seed for seed in seeds if seed.reached is not None]
+    energies_j = [seed.energy_to_target_j for seed in asked if seed.energy_to_target_j is not None]
+    times_s = [seed.time_to_target_s for seed in asked if seed.time_to_target_s is not None]
+    savings = [seed.saving for seed in asked if seed.saving is not None]
+    every = len(energies_j) == len(asked)
     energy = estimate(values("energy_j"))
     assert energy is not None  # a policy has at least one run
     rates = [each.accuracy / each.energy_j * 1e3 for each in seeds if each.accuracy is not None and each.energy_j > 0]
@@ -211,16 +185,17 @@ def _policy_report(name: str, runs: Mapping[int, Run], reference: Mapping[int, R
         policy=name,
         seeds=tuple(runs),
         accuracy=estimate(values("accuracy")),
-        difference=estimate(differences) if name != label else None,
+        difference=paired(differences) if name != label else None,
         energy_j=energy,
         energy_compute_j=statistics.fmean(values("energy_compute_j")),
         energy_transmit_j=statistics.fmean(values("energy_transmit_j")),
         budget_j=statistics.fmean(values("budget_j")),
         accuracy_per_kj=estimate(rates),
-        reached=len(hits),
-        paired=len(paired),
-        energy_to_reference_j=estimate(hits) if len(hits) == len(paired) else None,
-        saving=estimate(savings) if name != label and len(savings) == len(paired) else None,
+        reached=len(energies_j),
+        paired=len(asked),
+        energy_to_target_j=estimate(energies_j) if every else None,
+        time_to_target_s=estimate(times_s) if every else None,
+        saving=estimate(savings) if name != label and len(savings) == len(asked) else None,
         delivery_rate=estimate(values("delivery_rate")),
         max_overspend_ratio=max(values("max_overspend_ratio"), default=math.nan),
         wall_s=statistics.fmean(values("wall_s")),

@@ -12,8 +12,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from airtune.compare import Comparison, Estimate, PolicyReport
+from airtune.compare import Comparison, PolicyReport
 from airtune.files import told, write_atomic, write_json
+from airtune.paired import Estimate, Paired
 from airtune.report import KindReport, RunReport
 
 NONE = "–"
@@ -52,7 +53,7 @@ def percent(value: float | None, digits: int = 1) -> str:
     return NONE if value is None or math.isnan(value) else f"{100 * value:.{digits}f} %"
 
 
-def interval(value: Estimate | None, scale: float = 1.0, digits: int | None = None, sign: bool = False) -> str:
+def interval(value: Estimate | Paired | None, scale: float = 1.0, digits: int | None = None, sign: bool = False) -> str:
     """A mean, with ± half the width of its interval where there is one, to as many decimals.
 
     digits: decimals; None for three significant digits of the mean.
@@ -139,15 +140,43 @@ def render_comparison(comparison: Comparison, width: int = 80) -> RenderableType
         for label in columns[0]:
             table.add_row(Text(label), *(column[label] for column in columns))
         parts += [table, ""]
-    single = all(len(policy.seeds) == 1 for policy in comparison.policies)
-    note = "One seed: no intervals. " if single else "± is a 95 % t-interval over seeds. "
-    return Group(*parts, Text(note + NOTE, "dim"))
+    return Group(*parts, Text(note_of([comparison]), "dim"))
 
 
 NOTE = (
-    "Differences and savings are paired by seed. Energy to the reference's accuracy is that until the first crossing "
-    "of the reference's last accuracy on the dev subset, for the reference itself too."
+    "Differences and savings are paired by seed. Energy and time to the target are those until its first crossing on "
+    "the dev subset, a round as long as its deadline; the target is {target}."
 )
+
+
+def note_of(comparisons: Sequence[Comparison]) -> str:
+    """What the intervals and the target are."""
+    target = comparisons[0].target
+    goal = "the reference's last accuracy" if target is None else percent(target)
+    single = all(len(policy.seeds) == 1 for comparison in comparisons for policy in comparison.policies)
+    return ("One seed: no intervals. " if single else "± is a 95 % t-interval over seeds. ") + NOTE.format(target=goal)
+
+
+def render_sweep(compared: Sequence[tuple[str, Comparison]]) -> RenderableType:
+    """Points of a sweep, by name, as one table with a row per point and policy, the reference first."""
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for name in ("Point", "Policy"):
+        table.add_column(name)
+    shown = (
+        "Seeds",
+        "Accuracy [%]",
+        "  difference [points]",
+        "Energy [J]",
+        "To the target [J]",
+        "Uploads delivered [%]",
+    )
+    for name in shown:
+        table.add_column(name.strip(), justify="right")
+    for point, comparison in compared:
+        for row, policy in enumerate(comparison.policies):
+            values = facts(policy)
+            table.add_row(Text("" if row else point), Text(policy.policy), *(values[name] for name in shown))
+    return Group(table, "", Text(note_of([comparison for _, comparison in compared]), "dim"))
 
 
 def facts(policy: PolicyReport) -> dict[str, str]:
@@ -157,23 +186,39 @@ def facts(policy: PolicyReport) -> dict[str, str]:
         "Seeds": str(len(policy.seeds)),
         "Accuracy [%]": interval(policy.accuracy, 100, 1),
         "  difference [points]": interval(policy.difference, 100, 1, sign=True),
+        "  bootstrap 95 % [points]": between(policy.difference),
+        "  ahead on seeds": NONE
+        if policy.difference is None
+        else f"{policy.difference.above} of {policy.difference.n}",
         "Energy [J]": interval(policy.energy_j),
         "  computing [J]": number(policy.energy_compute_j),
         "  transmitting [J]": number(policy.energy_transmit_j),
         "  of the budget [%]": NONE if share is None else f"{100 * share:.0f}",
         "  worst device [× budget]": number(policy.max_overspend_ratio),
         "Accuracy per kJ [%/kJ]": interval(policy.accuracy_per_kj, 100),
-        "To reference's accuracy [J]": reached(policy),
+        "To the target [J]": reached(policy, policy.energy_to_target_j),
+        "To the target [s]": reached(policy, policy.time_to_target_s),
         "  saving, paired [%]": interval(policy.saving, 100, 1, sign=True),
         "Uploads delivered [%]": interval(policy.delivery_rate, 100, 1),
         "Wall time [s]": number(policy.wall_s),
     }
 
 
-def reached(policy: PolicyReport) -> str:
-    """Energy to the reference's accuracy, or that it was not reached and by how many seeds it was."""
-    if policy.energy_to_reference_j is not None:
-        return interval(policy.energy_to_reference_j)
+def between(difference: Paired | None) -> str:
+    """The bootstrap interval of a paired difference in points; a dash where there is none.
+
+    >>> between(Paired(0.01, 0.02, 3, -0.002, 0.021, 2))
+    '-0.2 … +2.1'
+    """
+    if difference is None or difference.low is None or difference.high is None:
+        return NONE
+    return f"{100 * difference.low:+.1f} … {100 * difference.high:+.1f}"
+
+
+def reached(policy: PolicyReport, cost: Estimate | None) -> str:
+    """What reaching the target cost, or that it was not reached and by how many seeds it was."""
+    if cost is not None:
+        return interval(cost)
     if policy.paired == 0:
         return NONE
     return "not reached" if policy.reached == 0 else f"by {policy.reached} of {policy.paired}"
@@ -203,6 +248,9 @@ def flat(policy: PolicyReport) -> dict[str, Any]:
         if name in _ESTIMATES:
             record[name] = None if value is None else value.mean
             record[f"{name}_ci95"] = None if value is None else value.half_width
+            if name == "difference":
+                ends = (None, None, None) if value is None else (value.low, value.high, value.above)
+                record |= dict(zip(("difference_low", "difference_high", "difference_above"), ends, strict=True))
         elif name == "seeds":
             record[name] = " ".join(map(str, value))
         else:
@@ -211,7 +259,8 @@ def flat(policy: PolicyReport) -> dict[str, Any]:
 
 
 _ESTIMATES = (
-    "accuracy", "difference", "energy_j", "accuracy_per_kj", "energy_to_reference_j", "saving", "delivery_rate",
+    "accuracy", "difference", "energy_j", "accuracy_per_kj", "energy_to_target_j", "time_to_target_s", "saving",
+    "delivery_rate",
 )  # fmt: skip
 
 

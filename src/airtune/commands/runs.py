@@ -2,16 +2,15 @@
 
 import contextlib
 import dataclasses
-import re
 from collections.abc import Generator
 from pathlib import Path
 
 import tyro
 
 from airtune.commands.arguments import name_first, parse, quiet_libraries, settings_of, split
+from airtune.commands.many import finish, reference_of
 from airtune.commands.shown import report, tell
-from airtune.settings import comparison
-from airtune.types import AirtuneError
+from airtune.settings import comparison, label_of
 
 
 def run_command(arguments: list[str]) -> None:
@@ -70,6 +69,12 @@ class _Compare:
     """Number of seeds: the configuration's seed and those after it."""
     reference: str | None = None
     """Policy that the others are compared with; the first traditional one if any takes part, else the last."""
+    target: float | None = None
+    """Accuracy on the dev subset, as 0.8, whose energy and time are told; the reference's last if not given."""
+    jobs: int = 1
+    """Runs side by side, in processes of their own (Ray)."""
+    ray_address: str | None = None
+    """Ray cluster to run on instead; auto for the one this machine belongs to."""
 
 
 def compare_command(arguments: list[str]) -> None:
@@ -83,19 +88,11 @@ def compare_command(arguments: list[str]) -> None:
     base = settings_of(name, rest, prog)
     out = base.out or Path("runs") / f"compare-{base.name}"
     configs, labels = comparison(base, asked.policies, asked.seeds, out)
-    traditional = (label for label in labels if re.fullmatch(r"traditional(-m\d+)?", label))
-    reference = (asked.reference or next(traditional, labels[-1])).replace(":", "-m")
-    if reference not in labels:
-        raise AirtuneError(f"--reference: no policy {reference} among --policies; there are {', '.join(labels)}")
-    quiet_libraries()
-    from airtune.experiment import run_or_resume
-
-    for number, config in enumerate(configs, 1):
-        try:
-            run_or_resume(config, f"[{number}/{len(configs)}] ")
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt("the same `airtune compare` again goes on from the last finished round") from None
-    tell([config.out for config in configs if config.out is not None], out, reference)
+    reference = reference_of(labels, asked.reference)
+    finished = finish(configs, asked.jobs, asked.ray_address)
+    if any(label_of(config.policy) == reference for config in finished.configs):
+        tell([config.out for config in finished.configs if config.out is not None], out, reference, asked.target)
+    finished.tell_lost()
 
 
 @dataclasses.dataclass

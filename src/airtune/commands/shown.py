@@ -22,6 +22,8 @@ class _Runs:
     """Folder for a comparison's tables and plots; the first run's parent if not given."""
     reference: str | None = None
     """Policy that the others are compared with."""
+    target: float | None = None
+    """Accuracy on the dev subset, as 0.8, whose energy and time are told; the reference's last if not given."""
 
 
 def show_command(arguments: list[str]) -> None:
@@ -30,7 +32,7 @@ def show_command(arguments: list[str]) -> None:
     if not asked.runs:
         raise AirtuneError("show: name at least one run folder")
     if len(asked.runs) > 1:
-        tell(list(asked.runs), asked.out or asked.runs[0].parent, asked.reference)
+        tell(list(asked.runs), asked.out or asked.runs[0].parent, asked.reference, asked.target)
     else:
         report(asked.runs[0])
 
@@ -47,7 +49,7 @@ def report(path: Path) -> None:
     print(f"plots: {_listed(plot_run(path))}")
 
 
-def tell(paths: list[Path], out: Path, reference: str | None) -> None:
+def tell(paths: list[Path], out: Path, reference: str | None, target: float | None = None) -> None:
     """Table and plots of a comparison."""
     from rich.console import Console
 
@@ -56,7 +58,7 @@ def tell(paths: list[Path], out: Path, reference: str | None) -> None:
     from airtune.report import load_run
     from airtune.tables import render_comparison, write_comparison
 
-    comparison = compare([load_run(path) for path in paths], reference)
+    comparison = compare([load_run(path) for path in paths], reference, target)
     console = Console()
     console.print(render_comparison(comparison, console.width))
     print(f"tables: {_listed(write_comparison(comparison, out))}")

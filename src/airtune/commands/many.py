@@ -1,0 +1,84 @@
+"""Carrying out many runs at the command line: progress, failures, Ctrl-C."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from airtune.commands.arguments import quiet_libraries
+from airtune.config import RunConfig
+from airtune.tables import number, percent
+from airtune.types import AirtuneError
+
+REASONS = 3
+"""Reasons of failures that are told in one line."""
+
+
+def reference_of(labels: Sequence[str], asked: str | None) -> str:
+    """The policy to compare with: the one asked for, the first traditional one, or the last."""
+    traditional = (label for label in labels if re.fullmatch(r"traditional(-m\d+)?", label))
+    reference = (asked or next(traditional, labels[-1])).replace(":", "-m")
+    if reference not in labels:
+        raise AirtuneError(f"--reference: no policy {reference} among --policies; there are {', '.join(labels)}")
+    return reference
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What came of many runs."""
+
+    configs: tuple[RunConfig, ...]
+    """Those that ended well, in order."""
+    lost: int
+    reasons: tuple[str, ...]
+    """Why runs failed, each once."""
+
+    def tell_lost(self) -> None:
+        """Raises AirtuneError if runs failed."""
+        if not self.lost:
+            return
+        shown = "; ".join(self.reasons[:REASONS]) + (" …" if len(self.reasons) > REASONS else "")
+        if not self.configs:
+            raise AirtuneError(shown)
+        count = self.lost + len(self.configs)
+        raise AirtuneError(f"{self.lost} of {count} runs failed: {shown}; the same command again tries them once more")
+
+
+def finish(configs: Sequence[RunConfig], jobs: int, ray_address: str | None) -> Finished:
+    """Carry out runs and tell of each.
+
+    Raises:
+        AirtuneError: no such number of jobs, no Ray.
+        KeyboardInterrupt: telling how to go on.
+    """
+    if jobs < 1:
+        raise AirtuneError(f"--jobs: at least 1 would be right, got {jobs}")
+    quiet_libraries()
+    from airtune.runners import carry_out
+
+    alone = jobs == 1 and ray_address is None  # then each run shows its own progress
+    columns = (TextColumn("runs"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    failed: dict[str, str] = {}
+    done: set[str] = set()
+    try:
+        with Progress(*columns, console=Console(), disable=alone) as progress:
+            task = progress.add_task("runs", total=len(configs))
+            for ended in carry_out(configs, jobs, ray_address):
+                name = str(ended.config.out)
+                if ended.summary is None:
+                    failed[name] = ended.error or ""
+                    progress.console.print(f"{name} failed: {ended.error}", highlight=False, markup=False)
+                    if ended.trace:
+                        progress.console.print(ended.trace, highlight=False, markup=False)
+                else:
+                    done.add(name)
+                    if not alone:
+                        facts = f"{percent(ended.summary['accuracy'])}  {number(ended.summary['energy_j'], 'J', 4)}"
+                        progress.console.print(f"{name}  {facts}", highlight=False, markup=False)
+                progress.advance(task)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the same command again goes on from the last finished rounds") from None
+    ended_well = tuple(config for config in configs if str(config.out) in done)
+    return Finished(ended_well, len(failed), tuple(dict.fromkeys(failed.values())))

@@ -6,9 +6,10 @@ Flower needs older releases of packaging, rich and typer than airtune pins, so i
     .venv-flower/bin/pip install -c benchmarks/flower-constraints.txt 'flwr[simulation]' .
     .venv-flower/bin/python -m benchmarks.bench_flower
 
-Both sides have the same start, shares, batches and AdamW, and end with the same adapter; each repetition of a side is a
-process of its own. "rounds": seconds per round after the first. "all": the whole process, with imports, model and
-actors. "cpu": processor seconds of the process tree. "peak": proportional set size of the tree, ten times a second.
+Both sides have the same start, shares, batches and AdamW, at full depth, and end with the same adapter; sides take
+turns, and each repetition is a process of its own. A round is one after the first. Start-up is what comes before: from
+the command to the end of the first round, less a mean later round: imports, actors or workers, and the model in each.
+CPU: processor seconds of the process tree. Peak: proportional set size of the tree, once a second.
 """
 
 import argparse
@@ -26,26 +27,44 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from benchmarks.processes import Watch
+
 SIDES = ("airtune-1x2", "airtune-2x1", "flower-1x2", "flower-2x1")
 """Who, and processes × torch threads of each."""
 LARGEST_DIFFERENCE = 1e-3
 """Between the changes of the adapter that the sides make, relative to their norm."""
 
 
-def tree(pid: int) -> dict[int, tuple[int, int]]:
-    """Proportional set size [byte] and processor time [ticks] of a process and those that it started."""
-    found: dict[int, tuple[int, int]] = {}
-    try:
-        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-        byte = next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:")) * 1024
-        stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        found[pid] = (byte, int(stat[11]) + int(stat[12]))
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            for child in (task / "children").read_text().split():
-                found |= tree(int(child))
-    except (OSError, StopIteration):
-        pass
-    return found
+HEADS = {
+    "round_s": "s/round",
+    "round_cpu_s": "CPU s/round",
+    "tokens_s": "tokens/s",
+    "start_s": "start-up s",
+    "all_s": "s in all",
+    "all_cpu_s": "CPU s in all",
+    "peak_mb": "peak MB",
+}
+
+
+def figures_of(marks: list[list[float]], began_s: float, tokens: list[int]) -> dict[str, float]:
+    """What one repetition took, as far as its marks tell.
+
+    Args:
+        marks: clock and processor time [s] when the first of R ≥ 2 rounds began and when each round ended.
+        began_s: the clock when the process was started.
+        tokens: real tokens trained in each round.
+    """
+    later = len(marks) - 2
+    if later < 1 or len(tokens) != later + 1:
+        raise SystemExit(f"a side told of {len(marks) - 1} rounds where {len(tokens)} ≥ 2 were to be run")
+    (first, first_cpu), (last, last_cpu) = marks[1], marks[-1]
+    round_s = (last - first) / later
+    return {
+        "round_s": round_s,
+        "round_cpu_s": (last_cpu - first_cpu) / later,
+        "tokens_s": sum(tokens[1:]) / (last - first),
+        "start_s": first - began_s - round_s,
+    }
 
 
 def one(side: str, place: Path, given: argparse.Namespace) -> None:
@@ -56,50 +75,48 @@ def one(side: str, place: Path, given: argparse.Namespace) -> None:
     count, threads = map(int, shape.split("x"))
     torch.set_num_threads(threads)
     if name == "airtune":
-        adapters, clock = airtune_rounds(place, given.devices, given.steps, given.rounds, count)
+        adapters, marks = airtune_rounds(place, given.devices, given.steps, given.rounds, count)
     else:
-        adapters, clock = flower_rounds(place, given.devices, given.steps, given.rounds, count, threads)
+        adapters, marks = flower_rounds(place, given.devices, given.steps, given.rounds, count, threads)
     save_file({key: tensor.contiguous() for key, tensor in adapters.items()}, place / f"{side}.safetensors")
-    (place / f"{side}.json").write_text(json.dumps(list(np.diff(clock))))
+    (place / f"{side}.json").write_text(json.dumps(marks))
 
 
-def watched(side: str, place: Path, given: argparse.Namespace) -> dict[str, float]:
+def watched(side: str, place: Path, tokens: list[int]) -> dict[str, float]:
     """Run one repetition in a process of its own and watch it."""
     paths = [str(Path.cwd()), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    threads = side[-1]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": threads}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": side[-1]}
     command = [sys.executable, "-m", "benchmarks.bench_flower", *sys.argv[1:], "--side", side, str(place)]
-    began, peak, ticks = time.perf_counter(), 0, dict[int, int]()
+    began = time.monotonic()
     with (place / f"{side}.log").open("w") as log:
         child = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-        while child.poll() is None:
-            now = tree(child.pid)
-            peak = max(peak, sum(byte for byte, _ in now.values()))
-            ticks |= {pid: tick for pid, (_, tick) in now.items()}
-            time.sleep(0.1)
+        watch = Watch(child.pid, 1.0)
+        child.wait()
+        ended = time.monotonic()
+        watch.end()
     if child.returncode:
         raise SystemExit(f"{side}: " + " | ".join((place / f"{side}.log").read_text().strip().splitlines()[-3:]))
-    rounds = json.loads((place / f"{side}.json").read_text())
-    if len(rounds) < given.rounds:
-        raise SystemExit(f"{side}: ended after {len(rounds)} of {given.rounds} rounds; Flower tells why in its log")
-    return {
-        "round_s": float(np.mean(rounds[1:])),
-        "all_s": time.perf_counter() - began,
-        "cpu_s": sum(ticks.values()) / os.sysconf("SC_CLK_TCK"),
-        "peak_mb": peak / 1e6,
-    }
+    figures = figures_of(json.loads((place / f"{side}.json").read_text()), began, tokens)
+    return figures | {"all_s": ended - began, "all_cpu_s": watch.cpu_s, "peak_mb": watch.peak_byte / 1e6}
 
 
-def prepare(place: Path, given: argparse.Namespace) -> None:
-    """Tokens and the initial adapter, for both."""
+def prepare(place: Path, given: argparse.Namespace) -> list[int]:
+    """Tokens and the initial adapter, for both; returns the real tokens of each round."""
     from benchmarks.bench_tokens import MODULES
+    from benchmarks.flower_sides import steps_of
     from benchmarks.workbench import workbench
 
     bench = workbench(given.data_dir, None, MODULES)
     t = bench.tokens
     np.savez(place / "tokens.npz", ids=t.ids, type_ids=np.asarray(t.type_ids), offsets=t.offsets, label=t.label)
-    save_file(dict(bench.family.slice(bench.family.initial(0), 1)), place / "start.safetensors")
-    print(bench.facts.rpartition(",")[0], f"; {given.devices} devices, {given.rounds} rounds, {given.steps} steps")
+    save_file(dict(bench.family.initial(0)), place / "start.safetensors")
+    rounds = [
+        [steps_of(t, given.devices, given.steps, r, k) for k in range(given.devices)] for r in range(given.rounds)
+    ]
+    tokens = [int(t.lengths[np.concatenate([x for steps in round for x in steps])].sum()) for round in rounds]
+    print(f"{bench.facts.rpartition(',')[0]}; {given.devices} devices of {given.steps} steps, {given.rounds} rounds "
+          f"of {np.mean(tokens):.0f} tokens")  # fmt: skip
+    return tokens
 
 
 def main() -> None:
@@ -121,11 +138,11 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
-        prepare(place, given)
+        tokens = prepare(place, given)
         rows: dict[str, list[dict[str, float]]] = {side: [] for side in given.sides}
         for repetition in range(given.repetitions):
             for side in given.sides if repetition % 2 == 0 else reversed(given.sides):
-                rows[side].append(watched(side, place, given))
+                rows[side].append(watched(side, place, tokens))
                 print(side, {k: round(v, 2) for k, v in rows[side][-1].items()}, f"load {os.getloadavg()[0]:.1f}",
                       flush=True)  # fmt: skip
         refuse_difference(place, given.sides)
@@ -147,19 +164,22 @@ def refuse_difference(place: Path, sides: list[str]) -> None:
 
 
 def table(rows: dict[str, list[dict[str, float]]]) -> None:
-    """Median and range of every side, and what the best of Flower takes over the best of airtune."""
-    heads = {"round_s": "s/round", "all_s": "s in all", "cpu_s": "CPU s", "peak_mb": "peak MB"}
-    print(f"{'processes x threads':20}" + "".join(f"{head:>26}" for head in heads.values()))
+    """Median and range of every side, and of the fastest of Flower over the fastest of airtune, pair by pair."""
+    print(f"{'processes x threads':20}" + "".join(f"{head:>22}" for head in HEADS.values()))
     for side, found in rows.items():
-        cells = [[row[key] for row in found] for key in heads]
-        print(f"{side:20}" + "".join(f"{f'{median(c):.2f} ({min(c):.2f}-{max(c):.2f})':>26}" for c in cells))
-    best: dict[str, list[float]] = {}
+        print(f"{side:20}" + "".join(cell([row[key] for row in found]) for key in HEADS))
+    best: list[list[dict[str, float]]] = []
     for name in ("airtune", "flower"):
         mine = [found for side, found in rows.items() if side.startswith(name)]
-        best[name] = [min((median(row[key] for row in found) for found in mine), default=0.0) for key in heads]
-    if all(map(all, best.values())):
-        ratios = [theirs / ours for ours, theirs in zip(best["airtune"], best["flower"], strict=True)]
-        print(f"{'best over best':20}" + "".join(f"{ratio:26.2f}" for ratio in ratios))
+        best.append(min(mine, key=lambda found: median(row["round_s"] for row in found), default=[]))
+    pairs = list(zip(*best, strict=False))
+    if pairs:
+        print(f"{'best over best':20}" + "".join(cell([b[key] / a[key] for a, b in pairs]) for key in HEADS))
+
+
+def cell(values: list[float]) -> str:
+    """Median, least and most."""
+    return f"{f'{median(values):.4g} ({min(values):.4g}-{max(values):.4g})':>22}"
 
 
 if __name__ == "__main__":

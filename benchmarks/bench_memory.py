@@ -9,10 +9,10 @@ import argparse
 import dataclasses
 import gc
 import json
+import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from statistics import median
@@ -28,6 +28,7 @@ from airtune.config import (
     WorldConfig,
 )
 from airtune.experiment import run
+from benchmarks.processes import Watch, pss_byte, tree
 
 CASES = ((20, 20), (1_000, 200), (10_000, 200))
 """Registered devices and how many of them can be reached in a round."""
@@ -51,54 +52,19 @@ def config_of(registered: int, active: int, given: argparse.Namespace) -> RunCon
     )
 
 
-def tree_byte(pid: int) -> int:
-    """Proportional set size of a process and of those that it started."""
-    total = 0
-    try:
-        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-        total += next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:")) * 1024
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            total += sum(tree_byte(int(child)) for child in (task / "children").read_text().split())
-    except (OSError, StopIteration):
-        pass
-    return total
-
-
-class Peak:
-    """The largest `tree_byte` since it was made."""
-
-    def __init__(self, pid: int) -> None:
-        self.byte = 0
-        self._pid, self._ended = pid, threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-
-    def _watch(self) -> None:
-        while not self._ended.wait(0.1):
-            self.byte = max(self.byte, tree_byte(self._pid))
-
-    def end(self) -> int:
-        """Stop watching; the peak [byte]."""
-        self._ended.set()
-        self._thread.join()
-        return self.byte
-
-
 def measure(given: argparse.Namespace) -> None:
     """One run, in this process; prints a line of JSON."""
-    import os
-
     registered, active = given.case
     with tempfile.TemporaryDirectory() as place:
         small = dataclasses.replace(config_of(20, 20, given), rounds=1, out=Path(place) / "small")
         learner = learner_of(small)
         run(small)
         gc.collect()
-        before = tree_byte(os.getpid())
+        before = sum(map(pss_byte, tree(os.getpid())))
         out = Path(place) / "run"
-        peak = Peak(os.getpid())
+        watch = Watch(os.getpid(), 0.1)
         run(dataclasses.replace(config_of(registered, active, given), out=out))
-        most = peak.end()
+        watch.end()
         rows = [json.loads(line) for line in (out / "rounds.jsonl").read_text().splitlines()]
         timings = [json.loads(line) for line in (out / "timings.jsonl").read_text().splitlines()]
         disk = sum((out / name).stat().st_size for name in ("devices.jsonl", "state.safetensors"))
@@ -107,8 +73,8 @@ def measure(given: argparse.Namespace) -> None:
         "active": active,
         "samples": len(learner.train) / registered,
         "delivered": sum(row["delivered"] for row in rows) / len(rows),
-        "peak_byte": most,
-        "added_byte": most - before,
+        "peak_byte": watch.peak_byte,
+        "added_byte": watch.peak_byte - before,
         "disk_byte": disk,
         "observe_s": median(row["observe_s"] for row in timings[1:] or timings),
         "decide_s": median(row["decide_s"] for row in timings[1:] or timings),

@@ -3,6 +3,7 @@
 Flower's actors import this module by name, so that each loads model and samples once.
 """
 
+import os
 import time
 from collections.abc import Mapping
 from functools import cache
@@ -24,12 +25,22 @@ from airtune.learning.engine import Engine
 from airtune.learning.lora import family_of, install
 from airtune.learning.server import first_server, server_step
 from airtune.types import Update
-from benchmarks.bench_tokens import MODULES, RATES, PaddedPeft
+from benchmarks.bench_tokens import LAYERS, MODULES, RATES, PaddedPeft
+from benchmarks.processes import cpu_s, tree
 from benchmarks.workbench import BATCH, LEARNING
 
 AVERAGING = LearningConfig(server_optimizer="mean", server_rate=1.0, server_momentum=0.0, average=0.0)
-Federated = tuple[Mapping[str, Tensor], list[float]]
-"""The last global adapter, and when the first round began and each round ended [s]."""
+MODULE = len(MODULES.depths)
+"""The module that all devices train: the largest, of full depth."""
+Marks = list[tuple[float, float]]
+"""When the first round began and each round ended, by the clock [s] and in processor time of the process tree [s]."""
+Federated = tuple[Mapping[str, Tensor], Marks]
+"""The last global adapter, and the times."""
+
+
+def mark() -> tuple[float, float]:
+    """Now; the clock is that of all processes of this machine."""
+    return time.monotonic(), sum(map(cpu_s, tree(os.getpid())))
 
 
 @cache
@@ -59,21 +70,21 @@ def airtune_rounds(place: Path, devices: int, steps: int, rounds: int, processes
     server = first_server(adapters)
     workers = Workers(processes, engine_of, tokens) if processes > 1 else None
     engine = engine_of(tokens) if workers is None else None
-    clock = [time.perf_counter()]
+    marks = [mark()]
     for t in range(rounds):
         given = [(k, steps_of(tokens, devices, steps, t, k)) for k in range(devices)]
         if engine is not None:
             results = ((k, engine.train(adapters, tokens, batches, RATES)) for k, batches in given)
         else:
             assert workers is not None
-            jobs = (Job(k, 1, {"start": adapters, "batches": batches, "rates": RATES}) for k, batches in given)
+            jobs = (Job(k, MODULE, {"start": adapters, "batches": batches, "rates": RATES}) for k, batches in given)
             results = ((job.device, trained) for job, trained in workers.train(jobs))
-        updates = (Update(k, 1, 1.0 / devices, trained.delta, trained.loss) for k, trained in results)
+        updates = (Update(k, MODULE, 1.0 / devices, trained.delta, trained.loss) for k, trained in results)
         adapters, server = server_step(adapters, server, renormalised_mean(adapters, updates), AVERAGING, 1.0)
-        clock.append(time.perf_counter())
+        marks.append(mark())
     if workers is not None:
         workers.close()
-    return adapters, clock
+    return adapters, marks
 
 
 @cache
@@ -81,7 +92,7 @@ def peft_client(place: Path, threads: int) -> PaddedPeft:
     """The PEFT model of this actor."""
     torch.set_num_threads(threads)
     model, _ = load_classifier(resolve_model(ModelConfig()), 2)
-    return PaddedPeft(model, load_file(place / "start.safetensors"))
+    return PaddedPeft(model, load_file(place / "start.safetensors"), LAYERS)
 
 
 def flower_rounds(place: Path, devices: int, steps: int, rounds: int, actors: int, threads: int) -> Federated:
@@ -93,7 +104,8 @@ def flower_rounds(place: Path, devices: int, steps: int, rounds: int, actors: in
     from flwr.simulation import run_simulation
 
     client, server = ClientApp(), ServerApp()
-    clock: list[float] = []
+    marks: Marks = []
+    failures: list[str] = []
     found: dict[str, Tensor] = {}
 
     @client.train()
@@ -112,21 +124,28 @@ def flower_rounds(place: Path, devices: int, steps: int, rounds: int, actors: in
     class Timed(FedAvg):
         def aggregate_train(self, server_round: int, replies: Any) -> Any:
             replies = list(replies)
-            if len(replies) != devices or any(reply.has_error() for reply in replies):
-                raise SystemExit(f"round {server_round}: a Flower client failed")
+            failures.extend(f"round {server_round}: {r.error.reason}" for r in replies if r.has_error())
+            if len(replies) != devices:
+                failures.append(f"round {server_round}: {len(replies)} of {devices} devices replied")
+            if failures:
+                raise SystemExit  # ends the server's thread
             mean = super().aggregate_train(server_round, replies)
-            clock.append(time.perf_counter())
+            marks.append(mark())
             return mean
 
     @server.main()
     def main(grid: Grid, context: Context) -> None:
-        strategy = Timed(fraction_evaluate=0.0, min_available_nodes=devices)
+        # Flower takes a fraction of the devices that have registered by then, unless at least so many must train
+        strategy = Timed(fraction_evaluate=0.0, min_train_nodes=devices, min_available_nodes=devices)
         start = ArrayRecord(load_file(place / "start.safetensors"))
-        clock.append(time.perf_counter())
+        marks.append(mark())
         result = strategy.start(grid, start, num_rounds=rounds, train_config=ConfigRecord({}))
         found.update(result.arrays.to_torch_state_dict())
 
     resources = {"num_cpus": threads, "num_gpus": 0.0}
     backend: Any = {"init_args": {"num_cpus": actors * threads}, "client_resources": resources}
+    os.environ["RAY_worker_niceness"] = "0"  # not 15, which loses to whatever else the machine does
     run_simulation(server, client, num_supernodes=devices, backend_config=backend)
-    return found, clock
+    if failures or len(marks) <= rounds:
+        raise SystemExit(failures[0] if failures else f"Flower ended after {len(marks) - 1} of {rounds} rounds")
+    return found, marks

@@ -165,7 +165,7 @@ def refuse_difference(place: Path, sides: list[str]) -> None:
 
 def table(rows: dict[str, list[dict[str, float]]]) -> None:
     """Median and range of every side, and of the fastest of Flower over the fastest of airtune, pair by pair."""
-    print(f"{'processes x threads':20}" + "".join(f"{head:>22}" for head in HEADS.values()))
+    print(f"{'processes x threads':20}" + "".join(f"{head:>25}" for head in HEADS.values()))
     for side, found in rows.items():
         print(f"{side:20}" + "".join(cell([row[key] for row in found]) for key in HEADS))
     best: list[list[dict[str, float]]] = []
@@ -179,7 +179,7 @@ def table(rows: dict[str, list[dict[str, float]]]) -> None:
 
 def cell(values: list[float]) -> str:
     """Median, least and most."""
-    return f"{f'{median(values):.4g} ({min(values):.4g}-{max(values):.4g})':>22}"
+    return f"{f'{median(values):.4g} ({min(values):.4g}-{max(values):.4g})':>25}"
 
 
 if __name__ == "__main__":

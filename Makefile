@@ -17,7 +17,7 @@ help:
 	@echo "make demo      the online algorithm against traditional federated fine-tuning on real reviews; results in runs/demo"
 	@echo "make test      tests and doctests"
 	@echo "make check     ruff, pyright, import layers, equations"
-	@echo "make bench     every benchmark in turn, SCIP, rates and bounds on part of their instances"
+	@echo "make bench     every benchmark in turn, SCIP, rates and bounds on part of their instances; not Flower, which needs an environment of its own"
 	@echo "make clean     remove caches and builds (runs/ and $(VENV) stay)"
 
 install: $(STAMP)

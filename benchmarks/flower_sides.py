@@ -22,6 +22,7 @@ from airtune.learning.assets import load_classifier, resolve_model
 from airtune.learning.data import TokenSet
 from airtune.learning.engine import Engine
 from airtune.learning.lora import family_of, install
+from airtune.learning.pupil import Pupil
 from airtune.learning.server import first_server, server_step
 from airtune.types import Update
 from benchmarks.bench_tokens import MODULES, RATES, PaddedPeft
@@ -66,7 +67,7 @@ def airtune_rounds(place: Path, devices: int, steps: int, rounds: int, processes
             results = ((k, engine.train(adapters, tokens, batches, RATES)) for k, batches in given)
         else:
             assert workers is not None
-            jobs = (Job(k, 1, {"start": adapters, "batches": batches, "rates": RATES}) for k, batches in given)
+            jobs = (Job(k, 1, Pupil(adapters, batches, RATES)) for k, batches in given)
             results = ((job.device, trained) for job, trained in workers.train(jobs))
         updates = (Update(k, 1, 1.0 / devices, trained.delta, trained.loss) for k, trained in results)
         adapters, server = server_step(adapters, server, renormalised_mean(adapters, updates), AVERAGING, 1.0)

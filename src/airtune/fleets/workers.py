@@ -1,6 +1,7 @@
 """Local training in several processes; what comes back, and in which order, is what one process would give.
 
-Each process builds its engine once, at its first device. Jobs and results cross as bytes, in memory.
+Processes are forked from one that has loaded what makes the engine, torch with it, and nothing else; each builds its
+engine once, at its first device. Jobs and results cross as bytes, in memory.
 """
 
 import multiprocessing
@@ -85,7 +86,7 @@ class Workers:
         with _uninterrupted():
             if self._pool is None:
                 context = multiprocessing.get_context("forkserver")
-                context.set_forkserver_preload(["airtune.build"])  # torch and the rest are loaded once for all processes
+                context.set_forkserver_preload([getattr(self._start[0], "func", self._start[0]).__module__])
                 self._pool = ProcessPoolExecutor(self._count, context, _begin, self._start)
             return self._pool.submit(_train, blob)
 

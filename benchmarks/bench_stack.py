@@ -12,7 +12,8 @@ import torch
 
 from airtune.config import ModulesConfig
 from airtune.learning.engine import Trained, rates_at
-from airtune.learning.stacked import Pupil, train_stack
+from airtune.learning.pupil import Pupil
+from airtune.learning.stacked import train_stack
 from benchmarks.workbench import LEARNING, batches, options, workbench
 
 MODULES = ModulesConfig(ranks=(16,), depths=(6,))
@@ -43,16 +44,16 @@ def main() -> None:
     engine, tokens = bench.engine, bench.tokens
     engine.config = replace(engine.config, precision=given.precision)
     start = bench.family.slice(bench.family.initial(0), 1)
-    jobs = [Pupil(start, batches(tokens, given.steps, device)) for device in range(given.devices)]
+    jobs = [Pupil(start, batches(tokens, given.steps, device), RATES) for device in range(given.devices)]
     real = int(sum(tokens.lengths[index].sum() for job in jobs for index in job.batches))
     name = torch.cuda.get_device_name() if engine.device.type == "cuda" else "CPU"
     print(f"{bench.facts}; {name}, {given.precision}, {given.devices} devices of {given.steps} steps, {real} tokens")
 
     def run(stack: int | None) -> list[Trained]:
         if stack is None:
-            return [engine.train(start, tokens, job.batches, RATES) for job in jobs]
+            return [job.train(engine, tokens) for job in jobs]
         cuts = [jobs[first : first + stack] for first in range(0, len(jobs), stack)]
-        return [trained for cut in cuts for trained in train_stack(engine, tokens, cut, RATES)]
+        return [trained for cut in cuts for trained in train_stack(engine, tokens, cut)]
 
     alone = run(None)  # also warms up
     sides: list[int | None] = [None, *given.stacks]

@@ -23,6 +23,7 @@ from airtune.learning.assets import load_classifier, resolve_model
 from airtune.learning.data import TokenSet
 from airtune.learning.engine import Engine
 from airtune.learning.lora import family_of, install
+from airtune.learning.pupil import Pupil
 from airtune.learning.server import first_server, server_step
 from airtune.types import Update
 from benchmarks.bench_tokens import LAYERS, MODULES, RATES, PaddedPeft
@@ -77,7 +78,7 @@ def airtune_rounds(place: Path, devices: int, steps: int, rounds: int, processes
             results = ((k, engine.train(adapters, tokens, batches, RATES)) for k, batches in given)
         else:
             assert workers is not None
-            jobs = (Job(k, MODULE, {"start": adapters, "batches": batches, "rates": RATES}) for k, batches in given)
+            jobs = (Job(k, MODULE, Pupil(adapters, batches, RATES)) for k, batches in given)
             results = ((job.device, trained) for job, trained in workers.train(jobs))
         updates = (Update(k, MODULE, 1.0 / devices, trained.delta, trained.loss) for k, trained in results)
         adapters, server = server_step(adapters, server, renormalised_mean(adapters, updates), AVERAGING, 1.0)

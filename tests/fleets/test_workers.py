@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from airtune import experiment
 from airtune.experiment import resume, run
 from airtune.fleets.workers import Job, Workers
+from airtune.learning.pupil import Pupil
 from airtune.types import AirtuneError
 
 
@@ -67,7 +68,7 @@ class Tagging:
     def __init__(self, tokens):
         self.tokens = tokens
 
-    def train(self, *, tokens, start):
+    def train(self, start, tokens, *_, **__):
         if start == 3:
             raise AirtuneError("training diverged")
         return tokens[start]
@@ -80,7 +81,7 @@ def test_results_come_in_order_and_few_are_ahead():
     def jobs():
         for device in range(6):
             begun.append(device)
-            yield Job(device, 1, {"start": device})
+            yield Job(device, 1, Pupil(device, [], None))
 
     with pytest.raises(AirtuneError, match="training diverged"):
         for job, result in workers.train(jobs()):

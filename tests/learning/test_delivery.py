@@ -72,6 +72,21 @@ def test_carry_brings_the_last_delivered_update_of_those_who_sent_and_were_lost(
     assert [(one.device, float(one.delta["w"])) for one in got] == [(3, 30.5), (1, 18.0), (2, 23.0)]
 
 
+def test_carry_brings_nothing_of_the_update_before_the_last():
+    """A device that delivered a deep module and then a shallow one is carried with the shallow one alone."""
+    kept, everyone, nobody = {}, np.ones(K, bool), np.zeros(K, bool)
+    for t, delta in enumerate(({"low": torch.ones(1), "top": torch.ones(1)}, {"top": torch.full((1,), 2.0)})):
+        decision, outcome = round_of(everyone, t)
+        update = Update(3, 2 - t, 0.2, delta, 1.0)
+        anew = {}
+        list(compensated(LearningConfig(lost="carry"), [update], decision, outcome, kept, anew))
+        kept |= anew
+    decision, outcome = round_of(nobody, t=2)
+    (got,) = taken("carry", decision, outcome, kept)[0]
+    assert (got.device, got.module, got.weight) == (3, 1, 0.2)
+    assert {name: float(x) for name, x in got.delta.items()} == {"top": 2.0}
+
+
 @pytest.mark.parametrize("lost", ["renormalise", "inverse", "carry"])
 def test_updates_stream(lost):
     """The first is handed on before the second is asked for."""

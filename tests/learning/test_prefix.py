@@ -11,7 +11,8 @@ import torch
 from airtune.config import LearningConfig
 from airtune.learning import prefix
 from airtune.learning.engine import Rates
-from airtune.learning.stacked import Pupil, train_stack
+from airtune.learning.pupil import Pupil
+from airtune.learning.stacked import train_stack
 
 RATES = Rates(adapter=5e-3, head=2e-3, server=1.0)
 KINDS = ["bert", "roberta", "llama", "mistral-window"]
@@ -165,10 +166,10 @@ def test_stacked_devices_start_from_kept_states(kit):
     case = kit.setup("bert", learning=settings(10**6))
     rng, adapters = np.random.default_rng(5), kit.random_adapters(case.family)
     start = case.family.slice(adapters, 1)
-    jobs = [Pupil(start, [rng.choice(20, size) for _ in range(2)]) for size in (4, 6)]
-    want = train_stack(plain.engine, plain.tokens, jobs, RATES)
+    jobs = [Pupil(start, [rng.choice(20, size) for _ in range(2)], RATES) for size in (4, 6)]
+    want = train_stack(plain.engine, plain.tokens, jobs)
     for _ in range(2):
-        for got, one in zip(train_stack(case.engine, case.tokens, jobs, RATES), want, strict=True):
+        for got, one in zip(train_stack(case.engine, case.tokens, jobs), want, strict=True):
             assert_same(got, one)
     assert set(kept(case)) == {2}
 

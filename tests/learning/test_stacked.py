@@ -9,7 +9,8 @@ import torch
 from airtune.config import LearningConfig
 from airtune.learning.engine import Rates, device_of, log_prior
 from airtune.learning.grouped import groups_of
-from airtune.learning.stacked import Pupil, clip_each, fits, train_stack
+from airtune.learning.pupil import Pupil
+from airtune.learning.stacked import clip_each, fits, train_stack
 from airtune.types import AirtuneError
 
 RATES = Rates(adapter=5e-3, head=2e-3, server=1.0)
@@ -34,12 +35,12 @@ def jobs_of(kit, case, module, whole=True, double=False, sizes=SIZES, own_starts
         if own_starts:
             start = {name: tensor * (1.0 + 0.1 * d) for name, tensor in start.items()}
         prior = log_prior(case.tokens.label[np.concatenate(batches)], kit.CLASSES)
-        jobs.append(Pupil(start, batches, prior, case.family.rest(theta, module) if whole else None))
+        jobs.append(Pupil(start, batches, RATES, prior, case.family.rest(theta, module) if whole else None))
     return jobs
 
 
 def one_by_one(case, jobs):
-    return [case.engine.train(j.start, case.tokens, j.batches, RATES, j.prior, j.rest) for j in jobs]
+    return [job.train(case.engine, case.tokens) for job in jobs]
 
 
 def assert_same(got, want, tolerance, floor=0.0):
@@ -60,7 +61,7 @@ def assert_same(got, want, tolerance, floor=0.0):
 def test_sgd_of_many_devices_is_that_of_each(kit, kind, module):
     case = kit.setup(kind, learning=settings("sgd"))
     jobs = jobs_of(kit, case, module)
-    assert_same(train_stack(case.engine, case.tokens, jobs, RATES), one_by_one(case, jobs), 1e-5, 2e-7)
+    assert_same(train_stack(case.engine, case.tokens, jobs), one_by_one(case, jobs), 1e-5, 2e-7)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
@@ -69,15 +70,15 @@ def test_in_double_they_agree_to_the_last_digits(kit, kind, optimizer):
     case = kit.setup(kind, learning=settings(optimizer), double=True)
     for whole in (True, False):
         jobs = jobs_of(kit, case, 1, whole, double=True)
-        assert_same(train_stack(case.engine, case.tokens, jobs, RATES), one_by_one(case, jobs), 1e-9)
+        assert_same(train_stack(case.engine, case.tokens, jobs), one_by_one(case, jobs), 1e-9)
 
 
 def test_devices_do_not_touch_one_another(kit):
     """A device's change is the same whoever else is in the stack, and is its own."""
     case = kit.setup("bert", learning=settings(), double=True)
     jobs = jobs_of(kit, case, 2, double=True)
-    whole = train_stack(case.engine, case.tokens, jobs, RATES)
-    assert_same(train_stack(case.engine, case.tokens, jobs[1:], RATES), whole[1:], 1e-9)
+    whole = train_stack(case.engine, case.tokens, jobs)
+    assert_same(train_stack(case.engine, case.tokens, jobs[1:]), whole[1:], 1e-9)
     name = "classifier.weight"
     assert not torch.allclose(whole[0].delta[name], whole[1].delta[name], rtol=1e-2)
 
@@ -95,7 +96,7 @@ def test_what_is_fixed_takes_part_and_stays(kit):
         )
         for job in jobs
     ]
-    got = train_stack(case.engine, case.tokens, split, RATES)
+    got = train_stack(case.engine, case.tokens, split)
     want = one_by_one(case, [replace(job, batches=job.batches[:1]) for job in jobs])
     for ours, theirs in zip(got, want, strict=True):
         assert all(not name.endswith("lora_A") for name in ours.delta)
@@ -108,14 +109,14 @@ def test_the_engine_trains_one_by_one_after_a_stack(kit):
     case = kit.setup("roberta", learning=settings())
     jobs = jobs_of(kit, case, 1)
     before = one_by_one(case, jobs)
-    train_stack(case.engine, case.tokens, jobs, RATES)
+    train_stack(case.engine, case.tokens, jobs)
     after = one_by_one(case, jobs)
     assert all(torch.equal(b.delta[n], a.delta[n]) for b, a in zip(before, after, strict=True) for n in b.delta)
 
 
 def ways(case, jobs):
     """The jobs' results in a stack, and device by device."""
-    return {"stack": train_stack(case.engine, case.tokens, jobs, RATES), "single": one_by_one(case, jobs)}
+    return {"stack": train_stack(case.engine, case.tokens, jobs), "single": one_by_one(case, jobs)}
 
 
 @pytest.mark.parametrize(("kind", "least"), [("bert", 0.99), ("llama", 0.98)])
@@ -198,8 +199,10 @@ def test_what_cannot_be_stacked_is_refused(kit):
     moved = replace(first, rest={name: x + 1 for name, x in first.rest.items()})
     copied = replace(first, rest={name: x.clone() for name, x in first.rest.items()})
     assert not fits(first, other) and not fits(first, moved) and fits(first, copied)
+    for alone in ({"pruning": 1}, {"measure": True}, {"rates": Rates(5e-3, 1e-3, 1.0)}):
+        assert not fits(first, replace(first, **alone)), alone
     with pytest.raises(AirtuneError, match="one module"):
-        train_stack(case.engine, case.tokens, [first, other], RATES)
+        train_stack(case.engine, case.tokens, [first, other])
     with pytest.raises(AirtuneError, match=r"learning\.stack: only packed"):
         kit.setup("bert", learning=LearningConfig(packing="bucketed", stack=2))
 
@@ -209,7 +212,7 @@ def test_divergence_in_a_stack_is_told_in_one_line(kit):
     jobs = jobs_of(kit, case, 1)
     jobs[1].start["classifier.bias"][0] = float("nan")
     with pytest.raises(AirtuneError, match=r"training diverged: the loss became nan"):
-        train_stack(case.engine, case.tokens, jobs, RATES)
+        train_stack(case.engine, case.tokens, jobs)
     one_by_one(case, jobs[:1])
 
 
@@ -227,6 +230,6 @@ def test_cuda_is_the_cpu(kit, kind):
     for device in ("cpu", "cuda"):
         case = kit.setup(kind, learning=settings("sgd", device=device), double=True)
         jobs = jobs_of(kit, case, 1, double=True)
-        results += [train_stack(case.engine, case.tokens, jobs, RATES), one_by_one(case, jobs)]
+        results += [train_stack(case.engine, case.tokens, jobs), one_by_one(case, jobs)]
     for got in results[1:]:
         assert_same(got, results[0], 1e-8)

@@ -10,7 +10,8 @@ from airtune.control.evaluation import chosen
 from airtune.fleets.workers import Job, Workers
 from airtune.learning.data import TokenSet
 from airtune.learning.engine import Engine, Trained, log_prior, rates_at
-from airtune.learning.stacked import fits, pupil_of, train_stack
+from airtune.learning.pupil import Pupil
+from airtune.learning.stacked import fits, train_stack
 from airtune.physics.cost import upload_energy_j
 from airtune.physics.fading import arrives, rayleigh_power
 from airtune.physics.link import success_probability
@@ -124,7 +125,7 @@ class SimulatedFleet:
             return self.workers.train(jobs)
         if self._stack > 1:
             return self._stacked(jobs)
-        return ((job, self.engine.train(tokens=self.tokens, **job.given)) for job in jobs)
+        return ((job, job.pupil.train(self.engine, self.tokens)) for job in jobs)
 
     @property
     def _stack(self) -> int:
@@ -135,13 +136,11 @@ class SimulatedFleet:
         """Jobs of one module together, at most `learning.stack` at once; those that do not fit, one by one."""
         for _, alike in groupby(jobs, key=lambda job: job.module):
             while stack := list(islice(alike, self._stack)):
-                pupils = [pupil_of(job.given) for job in stack]
+                pupils = [job.pupil for job in stack]
                 if len(pupils) > 1 and all(fits(pupils[0], other) for other in pupils):
-                    yield from zip(
-                        stack, train_stack(self.engine, self.tokens, pupils, stack[0].given["rates"]), strict=True
-                    )
+                    yield from zip(stack, train_stack(self.engine, self.tokens, pupils), strict=True)
                 else:
-                    yield from ((job, self.engine.train(tokens=self.tokens, **job.given)) for job in stack)
+                    yield from ((job, job.pupil.train(self.engine, self.tokens)) for job in stack)
 
     def _jobs(self, lessons: Lessons, decision: Decision, delivered: BoolK, t: int) -> Iterator[Job]:
         """What each device that delivers trains, as it is asked for."""
@@ -156,17 +155,17 @@ class SimulatedFleet:
             label = self.tokens.label[np.concatenate(batches)]
             prior = log_prior(label, engine.classes) if engine.config.prior_correction and self._classes else None
             lesson = lessons(device, module)
-            given = {
-                "start": lesson.start,
-                "batches": batches,
-                "rates": rates,
-                "prior": prior,
-                "rest": lesson.rest,
-                "fixed": lesson.fixed,
-                "pruning": lesson.pruning,
-                "measure": self.measured,
-            }
-            yield Job(device, module, given)
+            pupil = Pupil(
+                start=lesson.start,
+                batches=batches,
+                rates=rates,
+                prior=prior,
+                rest=lesson.rest,
+                fixed=lesson.fixed,
+                pruning=lesson.pruning,
+                measure=self.measured,
+            )
+            yield Job(device, module, pupil)
 
 
 def balanced(shuffled: NDArray[np.int64], label: NDArray[np.int64], count: int) -> NDArray[np.int64]:

@@ -1,6 +1,7 @@
 """Local training in several processes; what comes back, and in which order, is what one process would give.
 
-Each process builds its engine once, at its first device. Jobs and results cross as bytes, in memory.
+Processes are forked from one that has loaded what makes the engine, torch with it, and nothing else; each builds its
+engine once, at its first device. Jobs and results cross as bytes, in memory.
 """
 
 import multiprocessing
@@ -14,12 +15,12 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from airtune.learning.data import TokenSet
 from airtune.learning.engine import Engine, Trained
+from airtune.learning.pupil import Pupil
 from airtune.types import AirtuneError
 
 _AHEAD = 2
@@ -33,8 +34,7 @@ class Job:
     device: int
     module: int
     """1…M."""
-    given: dict[str, Any]
-    """Arguments of `Engine.train` but for the samples."""
+    pupil: Pupil
 
 
 class Workers:
@@ -61,7 +61,7 @@ class Workers:
         waiting: deque[tuple[Job, Future[bytes]]] = deque()
         try:
             for job in jobs:
-                waiting.append((job, self._submit(pickle.dumps(job.given))))
+                waiting.append((job, self._submit(pickle.dumps(job.pupil))))
                 if len(waiting) == _AHEAD * self._count:
                     yield _taken(waiting)
             while waiting:
@@ -85,7 +85,8 @@ class Workers:
     def _submit(self, blob: bytes) -> Future[bytes]:
         with _uninterrupted():
             if self._pool is None:
-                context = multiprocessing.get_context("spawn")
+                context = multiprocessing.get_context("forkserver")
+                context.set_forkserver_preload([getattr(self._start[0], "func", self._start[0]).__module__])
                 self._pool = ProcessPoolExecutor(self._count, context, _begin, self._start)
             return self._pool.submit(_train, blob)
 
@@ -132,4 +133,5 @@ def _train(blob: bytes) -> bytes:
     """Train one device in this process."""
     if _Bench.engine is None:
         _Bench.engine = _Bench.make(_Bench.tokens)
-    return pickle.dumps(_Bench.engine.train(tokens=_Bench.tokens, **pickle.loads(blob)))
+    pupil: Pupil = pickle.loads(blob)
+    return pickle.dumps(pupil.train(_Bench.engine, _Bench.tokens))

@@ -14,6 +14,11 @@ from airtune.config import LearningConfig
 from airtune.learning.lora import Adapters
 from airtune.types import Decision, Outcome, Update
 
+PREFIX = "last/"
+"""Before the names of what is remembered of devices' last updates."""
+NOTHING = torch.empty(0)
+"""In place of what the update before had and the last one, of a smaller module, has not."""
+
 
 def compensated(
     config: LearningConfig,
@@ -47,23 +52,28 @@ def compensated(
                 chance = max(float(decision.success_probability[update.device]), 1.0 / config.inverse_cap)
                 yield replace(update, weight=update.weight / chance)
         case "carry":
+            last = _last(kept)
             for update in updates:
+                old = last.get(update.device, {})
+                anew.update({_key(update.device, name): NOTHING for name in old.keys() - update.delta.keys()})
                 anew.update({_key(update.device, name): tensor for name, tensor in update.delta.items()})
                 anew[_key(update.device, "")] = torch.tensor([update.module, update.weight], dtype=torch.float64)
                 yield update
-            yield from _last(np.flatnonzero(outcome.scheduled & ~outcome.delivered).tolist(), kept)
+            for device in map(int, np.flatnonzero(outcome.scheduled & ~outcome.delivered)):
+                if device in last:
+                    module, weight = last[device].pop("").tolist()
+                    yield Update(device, int(module), weight, last[device], 0.0)
 
 
-def _last(devices: Iterable[int], kept: Mapping[str, Tensor]) -> Iterator[Update]:
-    """The last delivered update of each of the devices that ever delivered one."""
-    for device in devices:
-        if _key(device, "") in kept:
-            prefix, facts = _key(device, ""), kept[_key(device, "")]
-            delta = {
-                name.removeprefix(prefix): x for name, x in kept.items() if name.startswith(prefix) and name != prefix
-            }
-            yield Update(device, int(facts[0]), float(facts[1]), delta, 0.0)
+def _last(kept: Mapping[str, Tensor]) -> dict[int, Adapters]:
+    """The last delivered update of each device that ever delivered one; under "" its module and weight."""
+    last: dict[int, Adapters] = {}
+    for key, tensor in kept.items():
+        if key.startswith(PREFIX) and tensor.numel():
+            device, name = key.removeprefix(PREFIX).split("/", 1)
+            last.setdefault(int(device), {})[name] = tensor
+    return last
 
 
 def _key(device: int, name: str) -> str:
-    return f"last/{device}/{name}"
+    return f"{PREFIX}{device}/{name}"

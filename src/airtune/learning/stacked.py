@@ -8,7 +8,6 @@ every device as `Engine.train` would.
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
 from typing import Any, cast
 
 import numpy as np
@@ -19,35 +18,22 @@ from torch.nn import functional
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 
 from airtune.learning.data import TokenSet
-from airtune.learning.engine import Engine, Rates, Trained, pull
+from airtune.learning.engine import Engine, Trained, pull
 from airtune.learning.grouped import Groups, groups_of
 from airtune.learning.lora import Adapters, attach, same_tensors
 from airtune.learning.packing import Packer
+from airtune.learning.pupil import Pupil
 from airtune.types import AirtuneError
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Pupil:
-    """One device's local training; fields as the arguments of `Engine.train`."""
-
-    start: Mapping[str, Tensor]
-    batches: Sequence[NDArray[np.int64]]
-    prior: Tensor | None = None
-    rest: Mapping[str, Tensor] | None = None
-    fixed: Mapping[str, Tensor] | None = None
-    pruning: int | None = None
-
-
-def pupil_of(given: Mapping[str, Any]) -> Pupil:
-    """A device's training from the arguments of `Engine.train`, those aside that all devices share."""
-    return Pupil(**{field.name: given[field.name] for field in fields(Pupil)})
-
-
 def fits(first: Pupil, other: Pupil) -> bool:
-    """Whether two jobs can share a stack: tensors of equal shapes, as many steps, the same rest; none that prunes."""
+    """Whether two jobs can share a stack: tensors of equal shapes, as many steps, equal rates and rest.
+
+    None that prunes or measures can.
+    """
     return (
-        first.pruning is None
-        and other.pruning is None
+        not any(one.pruning is not None or one.measure for one in (first, other))
+        and first.rates == other.rates
         and _shapes(first.start) == _shapes(other.start)
         and _shapes(first.fixed or {}) == _shapes(other.fixed or {})
         and (first.prior is None) == (other.prior is None)
@@ -56,14 +42,13 @@ def fits(first: Pupil, other: Pupil) -> bool:
     )
 
 
-def train_stack(engine: Engine, tokens: TokenSet, jobs: Sequence[Pupil], rates: Rates) -> list[Trained]:
+def train_stack(engine: Engine, tokens: TokenSet, jobs: Sequence[Pupil]) -> list[Trained]:
     """Train the jobs in lock-step, each with the result that `Engine.train` has for it.
 
     Args:
         engine: packed engine; its model is left with the stack attached.
         tokens: the samples of all jobs.
         jobs: D jobs that fit one another.
-        rates: this round's learning rates.
 
     Raises:
         AirtuneError: a loss is not finite, jobs do not fit one another, or the model is not packed.
@@ -79,7 +64,7 @@ def train_stack(engine: Engine, tokens: TokenSet, jobs: Sequence[Pupil], rates: 
     before = {name: leaf.detach().clone() for name, leaf in part.items()}
     fixed = _stack([job.fixed or {} for job in jobs], engine.device)
     prior = None if jobs[0].prior is None else torch.stack([p for job in jobs if (p := job.prior) is not None])
-    optimizer = engine.optimizer(part, rates)
+    optimizer = engine.optimizer(part, jobs[0].rates)
     losses: list[list[float]] = []
     with _heads(engine, {**fixed, **part}) as heads:
         attach(engine.model, engine.installed, engine.family, {**fixed, **part}, engine.placed(jobs[0].rest or {}))

@@ -6,19 +6,17 @@ from airtune.learning.method import Method, Nest
 from airtune.learning.methods.frozen import FactorMethod
 from airtune.learning.methods.means import HetLora, MeanMethod
 from airtune.learning.methods.personal import FedSa
-from airtune.learning.methods.products import FedEx, FlexLora, Flora
+from airtune.learning.methods.products import FedEx, Flora
 
 
 def method_of(config: RunConfig, family: Family) -> Method:
     """The federated LoRA method of `learning.method` over a family."""
     nest = Nest(family, config.modules, config.learning.context == "whole")
     match config.learning.method:
-        case "nested" | "sum" | "fedit" as mean:
+        case "nested" | "sum" | "fedit" | "flexlora" as mean:
             return MeanMethod(nest, mean)
         case "hetlora":
             return HetLora(nest, config.fleet.devices, config.learning.prune_weight > 0.0)
-        case "flexlora":
-            return FlexLora(nest)
         case "flora":
             return Flora(nest, config.seed)
         case "fedex":

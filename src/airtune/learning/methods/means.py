@@ -1,4 +1,4 @@
-"""Methods that average the factors A and B themselves: renormalised nested mean, (8), FedIT, HetLoRA."""
+"""Methods that hand out means as one A and B: renormalised nested mean, (8), FedIT, FlexLoRA, HetLoRA."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -11,6 +11,7 @@ from torch import Tensor
 from airtune.learning.aggregate import padded_mean, renormalised_mean, weighted_sum
 from airtune.learning.lora import Adapters, tail_norm
 from airtune.learning.method import Combined, Nest, judged, matrices_of
+from airtune.learning.methods.products import mean_product
 from airtune.learning.server import ServerState
 from airtune.types import Lesson, Offer, Update
 
@@ -48,12 +49,15 @@ class PlainMethod:
 
 @dataclass(frozen=True, slots=True)
 class MeanMethod:
-    """Means of A and of B over nested slices.
+    """Means over nested slices.
 
     - `nested` (the default, ours): every component is the mean over the devices that delivered it, weighted by ω_k.
     - `sum`: (8); what is lost, or beyond a device's module, counts as no change. The bound is proved for this one.
     - `fedit`: FedAvg of LoRA factors (FedIT, Zhang et al., ICASSP 2024): mean of the devices' whole models, zero-padded
       beyond their modules under context "slice". The mean of A times the mean of B is not the mean of BA.
+    - `flexlora`: FlexLoRA (Bai et al., NeurIPS 2024): the mean of the products BA of whole models, handed out again as
+      its R greatest singular components, in order, so the slice of a small module is the best approximation of its
+      rank. What is beyond rank R is lost.
 
     Up: the slice of A and B, and the head. Down: the slice, or all of θ under context "whole".
     A device of a small module receives the first components of the top layers. A lost upload takes no part in the mean;
@@ -61,7 +65,7 @@ class MeanMethod:
     """
 
     nest: Nest
-    mean: Literal["nested", "sum", "fedit"]
+    mean: Literal["nested", "sum", "fedit", "flexlora"]
 
     def start(self, adapters: Adapters) -> tuple[Adapters, Adapters]:
         """θ_0 as it is."""
@@ -84,6 +88,8 @@ class MeanMethod:
                 return Combined(weighted_sum(adapters, updates))
             case "fedit":
                 return Combined(padded_mean(adapters, updates, self.nest.whole))
+            case "flexlora":
+                return Combined(mean_product(self.nest, adapters, updates))
 
     def models(self, adapters: Adapters, server: ServerState) -> tuple[Adapters, ...]:
         """The global adapter."""

@@ -1,4 +1,4 @@
-"""Methods that average the products BA rather than the factors: FlexLoRA, FLoRA, FedEx-LoRA."""
+"""Averages of the products BA rather than of the factors: the mean product, FLoRA, FedEx-LoRA."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,62 +15,32 @@ from airtune.learning.server import ServerState, is_merged
 from airtune.types import Lesson, Offer, Update
 
 
-@dataclass(frozen=True, slots=True)
-class FlexLora:
-    """FlexLoRA (Bai et al., NeurIPS 2024): the mean of the products, handed out again by its singular vectors.
+def mean_product(nest: Nest, adapters: Adapters, updates: Iterable[Update]) -> Adapters:
+    """The change to the R greatest singular components of the mean product Σ p_k B_k A_k, and to the mean of the heads.
 
-    ΔW = Σ p_k B_k A_k, p_k = ω_k over the weight delivered; B and A become its R greatest singular components, in
-    order, so the slice of a small module is the best approximation of its rank. From stacked factors, by QR and a
-    small SVD. What is beyond rank R is lost. A's rows keep their mean norm.
-
-    Up: the slice of A and B, and the head. Down: the slice, or all of θ under context "whole".
-    A lost upload takes no part
-    in the mean.
+    p_k = ω_k over the weight delivered. From stacked factors, by QR and a small SVD. A's rows keep their mean norm.
     """
-
-    nest: Nest
-
-    def start(self, adapters: Adapters) -> tuple[Adapters, Adapters]:
-        """θ_0 as it is."""
-        return adapters, {}
-
-    def offer(self, t: int, server: ServerState) -> Offer:
-        """d_m up; d_m, or d_M, down."""
-        return self.nest.offer(self.nest.counts(), self.nest.counts())
-
-    def lesson(self, t: int, adapters: Adapters, server: ServerState, device: int, module: int) -> Lesson:
-        """The slice."""
-        return self.nest.lesson(adapters, module)
-
-    def combine(self, t: int, adapters: Adapters, server: ServerState, updates: Iterable[Update]) -> Combined:
-        """The R greatest singular components of the mean product; the mean of the heads."""
-        names, weight = matrices_of(adapters), 0.0
-        heads = {name: adapters[name] for name, _ in self.nest.family.head}
-        stacks = {
-            name: Stack.empty(len(adapters[f"{name}.lora_B"]), adapters[f"{name}.lora_A"].shape[1]) for name in names
-        }
-        total = {name: torch.zeros_like(tensor) for name, tensor in heads.items()}
-        for update in updates:
-            weight += update.weight
-            model = self.nest.model(adapters, update)
-            for name in names:
-                stacks[name].add(model[f"{name}.lora_B"], model[f"{name}.lora_A"], update.weight)
-            for name in heads:
-                total[name] += update.weight * update.delta[name]
-        change = {name: tensor / weight for name, tensor in total.items()}
+    names, weight = matrices_of(adapters), 0.0
+    heads = {name: adapters[name] for name, _ in nest.family.head}
+    stacks = {name: Stack.empty(len(adapters[f"{name}.lora_B"]), adapters[f"{name}.lora_A"].shape[1]) for name in names}
+    total = {name: torch.zeros_like(tensor) for name, tensor in heads.items()}
+    for update in updates:
+        weight += update.weight
+        model = nest.model(adapters, update)
         for name in names:
-            a, b = adapters[f"{name}.lora_A"], adapters[f"{name}.lora_B"]
-            stack = stacks[name]
-            if not bool(stack.b.any()):
-                continue
-            size = float(a.double().norm()) / len(a) ** 0.5
-            new_b, new_a = balanced_factors(stack.b / weight, stack.a, len(a), size)
-            change[f"{name}.lora_A"], change[f"{name}.lora_B"] = new_a.to(a.dtype) - a, new_b.to(b.dtype) - b
-        return Combined(change)
-
-    def models(self, adapters: Adapters, server: ServerState) -> tuple[Adapters, ...]:
-        """The global adapter."""
-        return judged(adapters, server)
+            stacks[name].add(model[f"{name}.lora_B"], model[f"{name}.lora_A"], update.weight)
+        for name in heads:
+            total[name] += update.weight * update.delta[name]
+    change = {name: tensor / weight for name, tensor in total.items()}
+    for name in names:
+        a, b = adapters[f"{name}.lora_A"], adapters[f"{name}.lora_B"]
+        stack = stacks[name]
+        if not bool(stack.b.any()):
+            continue
+        size = float(a.double().norm()) / len(a) ** 0.5
+        new_b, new_a = balanced_factors(stack.b / weight, stack.a, len(a), size)
+        change[f"{name}.lora_A"], change[f"{name}.lora_B"] = new_a.to(a.dtype) - a, new_b.to(b.dtype) - b
+    return change
 
 
 @dataclass(frozen=True, slots=True)

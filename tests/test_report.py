@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from airtune.compare import compare
-from airtune.drawing import evaluated, table
+from airtune.curves import evaluated, table
 from airtune.paired import Paired, Reached, estimate, paired, reach
 from airtune.plots import plot_compare, plot_run
 from airtune.record import RunFolder

@@ -4,6 +4,7 @@ import importlib.metadata
 import sys
 from collections.abc import Sequence
 
+from airtune.commands.page import report_command, rows_command
 from airtune.commands.runs import compare_command, export_command, resume_command, run_command
 from airtune.commands.shown import show_command
 from airtune.commands.solve import solve_command
@@ -23,6 +24,10 @@ USAGE = """usage: airtune COMMAND …
   sweep NAME[,NAME] --grid KEY=VALUE,VALUE --policies a,b --seeds N [--jobs N …]
                          comparisons over a grid of scenarios and settings, side by side
   show RUN [RUN …]       tables and plots of a run, or of several side by side
+  report RUN [RUN …] [--out FILE.html]
+                         one self-contained page: tables, curves, devices, configuration
+  rows RUN [RUN …] --out FILE.csv|FILE.parquet [--of rounds|devices|timings]
+                         the rows as one table
   export RUN --out DIR   the adapter as a standard PEFT folder; --merged: as a plain model
   solve FILE.json|- [--solver joint|alternating|exact] [--json]
                          one round's problem of your own: module, power and bandwidth per device
@@ -72,6 +77,10 @@ def _dispatch(arguments: list[str]) -> None:
             sweep_command(arguments)
         case "show":
             show_command(arguments)
+        case "report":
+            report_command(arguments)
+        case "rows":
+            rows_command(arguments)
         case "export":
             export_command(arguments)
         case "solve":
@@ -87,5 +96,5 @@ def _dispatch(arguments: list[str]) -> None:
         case _:
             raise AirtuneError(
                 f"no command {command!r}; "
-                "there are run, resume, compare, sweep, show, export, solve, verify and presets"
+                "there are run, resume, compare, sweep, show, report, rows, export, solve, verify and presets"
             )

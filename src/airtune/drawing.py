@@ -1,4 +1,4 @@
-"""How figures look and how rows become arrays; `plots` draws with it."""
+"""How figures look; `plots` draws with it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
-from numpy.typing import NDArray
 
 from airtune.files import told
-from airtune.report import Rows
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555")
 """Okabe and Ito's colour-blind-safe colours, blue first."""
@@ -48,9 +46,14 @@ STYLE: dict[str, Any] = {
 }
 
 
-def module_colours(count: int) -> list[tuple[float, float, float, float]]:
-    """Colours of modules 0…count − 1, idle grey and then from light to dark (cividis, colour-blind-safe)."""
-    ramp = mpl.colormaps["cividis_r"](np.linspace(0.12, 0.95, max(count - 1, 1)))
+def module_colours(count: int, *, dark: bool = False) -> list[tuple[float, float, float, float]]:
+    """Colours of modules 0…count − 1 (cividis, colour-blind-safe): idle grey, then from light to dark.
+
+    dark: for a dark ground, from dim to bright; idle stays as it is.
+    """
+    ramp = mpl.colormaps["cividis" if dark else "cividis_r"](
+        np.linspace(0.33 if dark else 0.12, 0.95, max(count - 1, 1))
+    )
     return [to_rgba(IDLE), *(tuple(map(float, colour)) for colour in ramp[: count - 1])]  # pyright: ignore[reportReturnType]
 
 
@@ -65,14 +68,6 @@ def save(size: tuple[float, float], content: Callable[[Figure], None], stem: Pat
         figure.savefig(files[0], dpi=160)
         figure.savefig(files[1], metadata={"Date": None})
     return files
-
-
-def evaluated(rounds: Rows) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    """Evaluated rounds of a run: round (from 1), cumulative energy [J] and accuracy, each of length E."""
-    spent_j = np.cumsum([row["energy_compute_j"] + row["energy_transmit_j"] for row in rounds])
-    at = [i for i, row in enumerate(rounds) if row["accuracy"] is not None]
-    t = np.array([rounds[i]["t"] + 1 for i in at], dtype=np.int64)
-    return t, spent_j[at], np.array([rounds[i]["accuracy"] for i in at], dtype=np.float64)
 
 
 def percent_axis(axes: Axes, which: str = "y") -> None:
@@ -100,16 +95,6 @@ def round_axis(axes: Axes) -> None:
     """Whole rounds on the x axis."""
     axes.set_xlabel("Round")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-
-
-def table(devices: Rows, key: str) -> NDArray[np.float64]:
-    """One field of the device rows as a T×K array, float64, devices in order of number; NaN where there is no row."""
-    ks = {k: i for i, k in enumerate(sorted({row["device"] for row in devices}))}
-    ts = {t: i for i, t in enumerate(sorted({row["t"] for row in devices}))}
-    values = np.full((len(ts), len(ks)), np.nan)
-    for row in devices:
-        values[ts[row["t"]], ks[row["device"]]] = row[key]
-    return values
 
 
 def name_bars(axes: Axes, names: list[str]) -> None:

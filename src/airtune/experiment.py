@@ -19,6 +19,7 @@ from airtune.display import RunDisplay
 from airtune.judging import Judge, Judgement
 from airtune.learning.export import export_merged, export_peft
 from airtune.learning.pypi import MODELS
+from airtune.logs.log import RunLog, Watched
 from airtune.record import RunFolder, refuse_occupied
 from airtune.report import elapsed_s, summarise
 from airtune.round import Record, State, rounds
@@ -28,13 +29,16 @@ from airtune.theory.estimates import delta_of, gamma_sq_of, noise_of
 from airtune.types import AirtuneError, Policy
 
 
-def run(config: RunConfig, policy: Policy | None = None, *, prefix: str = "") -> dict[str, Any]:
+def run(
+    config: RunConfig, policy: Policy | None = None, *, prefix: str = "", log: RunLog | None = None
+) -> dict[str, Any]:
     """Fine-tune under a configuration and write its run folder; returns the summary.
 
     Args:
         config: the configuration; `out` names the folder, which must be new or empty.
         policy: a policy object of your own, used instead of `config.policy` (such a run resumes only from Python).
         prefix: put before the title that is shown.
+        log: where a copy of every round's values goes, too.
 
     Raises:
         AirtuneError: in one line, for anything the user can mend.
@@ -44,10 +48,11 @@ def run(config: RunConfig, policy: Policy | None = None, *, prefix: str = "") ->
     config = dataclasses.replace(_placed(config), threads=use_threads(config.threads, config.workers), out=path)
     experiment = build(config, policy)
     with RunFolder.create(path, dump(config), environment(experiment, policy)) as folder:
-        return _drive(experiment, folder, experiment.start, prefix, clock)
+        with Watched(log, folder, config.name, first=1) as watched:
+            return _drive(experiment, folder, experiment.start, prefix, clock, watched)
 
 
-def resume(path: Path, policy: Policy | None = None, *, prefix: str = "") -> dict[str, Any]:
+def resume(path: Path, policy: Policy | None = None, *, prefix: str = "", log: RunLog | None = None) -> dict[str, Any]:
     """Finish an interrupted run; the result is bit-identical to an uninterrupted one on the same machine.
 
     Other versions of the code than the run was begun with are told on standard error, in one line.
@@ -56,6 +61,7 @@ def resume(path: Path, policy: Policy | None = None, *, prefix: str = "") -> dic
         path: the run folder.
         policy: the policy object, if the run was started with one.
         prefix: put before the title that is shown.
+        log: where a copy of every round's values goes, too.
 
     Raises:
         AirtuneError: no run folder, damaged, or its model, data or policy have changed.
@@ -77,18 +83,19 @@ def resume(path: Path, policy: Policy | None = None, *, prefix: str = "") -> dic
             raise AirtuneError(f"run folder {path}: config.toml was changed since the run began; undo it or run anew")
         state = experiment.start if checkpoint is None else from_checkpoint(*checkpoint)
         folder.truncate_to(state.t)
-        return _drive(experiment, folder, state, prefix, clock)
+        with Watched(log, folder, config.name, first=state.t + 1) as watched:
+            return _drive(experiment, folder, state, prefix, clock, watched)
 
 
-def run_or_resume(config: RunConfig, prefix: str = "") -> dict[str, Any]:
+def run_or_resume(config: RunConfig, prefix: str = "", log: RunLog | None = None) -> dict[str, Any]:
     """Start the run, or finish it if its folder already holds the same one."""
     path = out_of(config)
     if not (path / "run.json").exists():
-        return run(config, prefix=prefix)
+        return run(config, prefix=prefix, log=log)
     theirs = load(RunFolder.open(path).read_config(), str(path / "config.toml"))
     if _comparable(_placed(theirs)) != _comparable(_placed(config)):
         raise AirtuneError(f"run folder {path} holds a run of another configuration; choose another --out")
-    return resume(path, prefix=prefix)
+    return resume(path, prefix=prefix, log=log)
 
 
 def _comparable(config: RunConfig) -> dict[str, Any]:
@@ -120,7 +127,7 @@ def _clock(spent_s: float) -> Callable[[], float]:
 
 
 def _drive(
-    experiment: Experiment, folder: RunFolder, start: State, prefix: str, clock: Callable[[], float]
+    experiment: Experiment, folder: RunFolder, start: State, prefix: str, clock: Callable[[], float], watched: Watched
 ) -> dict[str, Any]:
     """The caller's loop: step, evaluate, write, show."""
     config = experiment.config
@@ -148,8 +155,11 @@ def _drive(
             folder.append_round(row, _device_rows(experiment, state, record), timing)
             folder.save_checkpoint(*to_checkpoint(state, _digest(config)))
             display.update(row)
+            watched.row(row)
             began = time.perf_counter()
-    return _finish(experiment, folder, state, judge, budget_j, clock)
+    summary = _finish(experiment, folder, state, judge, budget_j, clock)
+    watched.summary(summary)
+    return summary
 
 
 def _due(config: RunConfig, state: State) -> bool:

@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from airtune.compare import by_policy
+from airtune.curves import accuracy_curve, evaluated, table
 from airtune.drawing import (
     COLOURS,
     IDLE,
-    evaluated,
     heading,
     log_axis,
     module_colours,
@@ -21,7 +21,6 @@ from airtune.drawing import (
     percent_axis,
     round_axis,
     save,
-    table,
 )
 from airtune.record import RunFolder
 from airtune.report import Rows, Run, load_run
@@ -161,15 +160,11 @@ def _gains(axes: Axes, devices: Rows) -> None:
 def _curves(axes: Axes, policies: Mapping[str, Sequence[Run]], *, against_energy: bool) -> None:
     """Accuracy per round or against energy: mean over seeds, band from the lowest to the highest seed."""
     for (name, runs), colour in zip(policies.items(), COLOURS * (len(policies) // len(COLOURS) + 1), strict=False):
-        curves = [evaluated(run.rounds) for run in runs]
-        shortest = min(len(curve[0]) for curve in curves)
-        spent_j = np.mean([curve[1][:shortest] for curve in curves], axis=0)
-        accuracy = np.array([curve[2][:shortest] for curve in curves])
-        x = spent_j if against_energy else curves[0][0][:shortest]
+        curve = accuracy_curve(runs, against_energy=against_energy)
         if len(runs) > 1:
-            axes.fill_between(x, accuracy.min(axis=0), accuracy.max(axis=0), color=colour, alpha=0.16, linewidth=0)
-        axes.plot(x, accuracy.mean(axis=0), "-", color=colour, label=name)
-        axes.plot(x[-1:], accuracy.mean(axis=0)[-1:], "o", color=colour)
+            axes.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.16, linewidth=0)
+        axes.plot(curve.x, curve.mean, "-", color=colour, label=name)
+        axes.plot(curve.x[-1:], curve.mean[-1:], "o", color=colour)
     axes.set(ylabel="Accuracy on the dev subset")
     percent_axis(axes)
     if against_energy:

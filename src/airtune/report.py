@@ -124,7 +124,7 @@ def report_run(path: Path) -> RunReport:
         budget_j=math.nan,
         wall_s=elapsed_s(timings),
     )
-    gaps = [(row["upper_bound"] - row["objective"]) / abs(row["upper_bound"]) for row in rounds if row["upper_bound"]]
+    gaps = [gap for row in rounds if (gap := certified_gap(row)) is not None]
     delivered: dict[int, int] = {}
     for row in devices:
         delivered[row["device"]] = delivered.get(row["device"], 0) + bool(row["delivered"])
@@ -138,6 +138,16 @@ def report_run(path: Path) -> RunReport:
         decide_median_s=statistics.median(row["decide_s"] for row in timings) if timings else None,
         kinds=report_kinds(devices),
     )
+
+
+def certified_gap(row: Mapping[str, Any]) -> float | None:
+    """How far below its upper bound a round's decision is at most, relatively; None where no bound was proven.
+
+    >>> certified_gap({"upper_bound": 10.0, "objective": 9.0}), certified_gap({"upper_bound": None, "objective": 9.0})
+    (0.1, None)
+    """
+    bound = row["upper_bound"]
+    return (bound - row["objective"]) / abs(bound) if bound else None
 
 
 def report_kinds(devices: Rows) -> tuple[KindReport, ...]:

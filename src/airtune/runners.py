@@ -10,6 +10,7 @@ from typing import Any
 
 from airtune.config import RunConfig
 from airtune.experiment import out_of, run_or_resume
+from airtune.logs.log import log_of
 from airtune.types import AirtuneError
 
 CONNECT_S = 10.0
@@ -29,7 +30,9 @@ class Ended:
     """The traceback of a failure that airtune does not explain."""
 
 
-def carry_out(configs: Sequence[RunConfig], jobs: int = 1, ray_address: str | None = None) -> Iterator[Ended]:
+def carry_out(
+    configs: Sequence[RunConfig], jobs: int = 1, ray_address: str | None = None, log: str | None = None
+) -> Iterator[Ended]:
     """Start, resume or read back every run, and yield each as it ends; those of one job in their order.
 
     Rows depend on a run's threads, not on how many runs go side by side; runs without `threads` share this machine's
@@ -40,13 +43,14 @@ def carry_out(configs: Sequence[RunConfig], jobs: int = 1, ray_address: str | No
         jobs: runs side by side on this machine, Ray processes if more than one.
         ray_address: a Ray cluster to use instead ("auto" for the one that this machine belongs to), with as many runs
             side by side as its cores hold.
+        log: TOOL or TOOL:TARGET that gets a copy of the rows.
 
     Raises:
         AirtuneError: Ray is asked for and missing, or no cluster answers.
     """
     if ray_address is None and jobs == 1:
         for number, config in enumerate(configs, 1):
-            yield _ended(config, f"[{number}/{len(configs)}] ")
+            yield _ended(config, f"[{number}/{len(configs)}] ", log)
         return
     cores = len(os.sched_getaffinity(0))
     given = [replace(config, threads=config.threads or max(cores // jobs, 1)) for config in configs]
@@ -54,20 +58,20 @@ def carry_out(configs: Sequence[RunConfig], jobs: int = 1, ray_address: str | No
     yield from map(_ended, begun)  # read back, or refused where the folder holds another run
     left = [config for config in given if config not in begun]
     if left:
-        yield from _on_ray(left, jobs, ray_address)
+        yield from _on_ray(left, jobs, ray_address, log)
 
 
-def _ended(config: RunConfig, prefix: str = "") -> Ended:
+def _ended(config: RunConfig, prefix: str = "", log: str | None = None) -> Ended:
     """One run in this process."""
     try:
-        return Ended(config, run_or_resume(config, prefix), None)
+        return Ended(config, run_or_resume(config, prefix, None if log is None else log_of(log)), None)
     except AirtuneError as error:
         return Ended(config, None, str(error))
     except Exception as error:  # whatever it is, the other runs go on
         return Ended(config, None, _line(error), traceback.format_exc())
 
 
-def _on_ray(configs: Sequence[RunConfig], jobs: int, address: str | None) -> Iterator[Ended]:
+def _on_ray(configs: Sequence[RunConfig], jobs: int, address: str | None, log: str | None) -> Iterator[Ended]:
     """Runs as Ray tasks, never tried twice."""
     try:
         import ray
@@ -82,7 +86,7 @@ def _on_ray(configs: Sequence[RunConfig], jobs: int, address: str | None) -> Ite
         waiting: dict[Any, RunConfig] = {}
         for config in configs:
             cores = config.threads if address else 1  # here, `jobs` of them make the whole
-            waiting[task.options(num_cpus=cores).remote(config)] = config
+            waiting[task.options(num_cpus=cores).remote(config, "", log)] = config
         while waiting:
             (reference,), _ = ray.wait(list(waiting))
             config = waiting.pop(reference)

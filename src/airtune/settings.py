@@ -5,7 +5,7 @@ import difflib
 import re
 import tomllib
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from types import NoneType
@@ -60,6 +60,28 @@ def label_of(policy: PolicyConfig) -> str:
     if policy.file is not None:
         return policy.file.stem
     return f"{policy.name}-m{policy.module}" if policy.name in FIXED and policy.module is not None else policy.name
+
+
+def usual_reference(labels: Sequence[str]) -> str:
+    """The policy that others are compared with unless one is named: the first traditional one, else the last.
+
+    >>> usual_reference(["joint", "traditional-m4", "digest"]), usual_reference(["joint", "digest"])
+    ('traditional-m4', 'digest')
+    """
+    return next((label for label in labels if re.fullmatch(r"traditional(-m\d+)?", label)), labels[-1])
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted key → value of nested tables.
+
+    >>> flat({"seed": 1, "task": {"name": "sst2"}})
+    {'seed': 1, 'task.name': 'sst2'}
+    """
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        table = cast("dict[str, Any]", value) if isinstance(value, dict) else None
+        found |= {f"{prefix}{key}": value} if table is None else flat(table, f"{prefix}{key}.")
+    return found
 
 
 def presets() -> dict[str, str]:

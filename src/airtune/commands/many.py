@@ -1,6 +1,5 @@
 """Carrying out many runs at the command line: progress, failures, Ctrl-C."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,6 +8,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from airtune.commands.arguments import quiet_libraries
 from airtune.config import RunConfig
+from airtune.logs.log import log_of
+from airtune.settings import usual_reference
 from airtune.tables import number, percent
 from airtune.types import AirtuneError
 
@@ -18,8 +19,7 @@ REASONS = 3
 
 def reference_of(labels: Sequence[str], asked: str | None) -> str:
     """The policy to compare with: the one asked for, the first traditional one, or the last."""
-    traditional = (label for label in labels if re.fullmatch(r"traditional(-m\d+)?", label))
-    reference = (asked or next(traditional, labels[-1])).replace(":", "-m")
+    reference = (asked or usual_reference(labels)).replace(":", "-m")
     if reference not in labels:
         raise AirtuneError(f"--reference: no policy {reference} among --policies; there are {', '.join(labels)}")
     return reference
@@ -46,8 +46,8 @@ class Finished:
         raise AirtuneError(f"{self.lost} of {count} runs failed: {shown}; the same command again tries them once more")
 
 
-def finish(configs: Sequence[RunConfig], jobs: int, ray_address: str | None) -> Finished:
-    """Carry out runs and tell of each.
+def finish(configs: Sequence[RunConfig], jobs: int, ray_address: str | None, log: str | None = None) -> Finished:
+    """Carry out runs and tell of each; log: TOOL or TOOL:TARGET that gets a copy of their rows.
 
     Raises:
         AirtuneError: no such number of jobs, no Ray.
@@ -55,6 +55,8 @@ def finish(configs: Sequence[RunConfig], jobs: int, ray_address: str | None) -> 
     """
     if jobs < 1:
         raise AirtuneError(f"--jobs: at least 1 would be right, got {jobs}")
+    if log is not None:
+        log_of(log)  # a mistake in it is told before anything is loaded
     quiet_libraries()
     from airtune.runners import carry_out
 
@@ -65,7 +67,7 @@ def finish(configs: Sequence[RunConfig], jobs: int, ray_address: str | None) -> 
     try:
         with Progress(*columns, console=Console(), disable=alone) as progress:
             task = progress.add_task("runs", total=len(configs))
-            for ended in carry_out(configs, jobs, ray_address):
+            for ended in carry_out(configs, jobs, ray_address, log):
                 name = str(ended.config.out)
                 if ended.summary is None:
                     failed[name] = ended.error or ""

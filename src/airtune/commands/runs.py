@@ -10,20 +10,40 @@ import tyro
 from airtune.commands.arguments import name_first, parse, quiet_libraries, settings_of, split
 from airtune.commands.many import finish, reference_of
 from airtune.commands.shown import report, tell
+from airtune.logs.log import RunLog, log_of
 from airtune.settings import comparison, label_of
 
 
 def run_command(arguments: list[str]) -> None:
-    """airtune run NAME_OR_FILE [settings]."""
+    """airtune run NAME_OR_FILE [settings] [--log TOOL[:TARGET]]."""
     name = name_first(arguments, "run")
-    config = settings_of(name, arguments, f"airtune run {name}")
+    if {"-h", "--help"} & set(arguments):
+        print(LOG_HELP)
+    own, rest = split(arguments, {"log"})
+    spec = parse(_Log, own, f"airtune run {name}").log
+    config, log = settings_of(name, rest, f"airtune run {name}"), _log(spec)
     quiet_libraries()
     from airtune.experiment import out_of, run
 
     path = out_of(config)
     with _resumable(path):
-        run(config)
+        run(config, log=log)
     report(path)
+
+
+LOG_HELP = """--log TOOL[:TARGET] copies every round's values to tensorboard[:DIR], mlflow[:TRACKING_URI],
+wandb[:PROJECT] or trackio[:PROJECT]; besides it there are the settings:
+"""
+
+
+@dataclasses.dataclass
+class _Log:
+    log: str | None = None
+
+
+def _log(spec: str | None) -> RunLog | None:
+    """The log that --log asks for."""
+    return None if spec is None else log_of(spec)
 
 
 @dataclasses.dataclass
@@ -32,16 +52,19 @@ class _RunPath:
 
     run: tyro.conf.Positional[Path]
     """Run folder."""
+    log: str | None = None
+    """TOOL or TOOL:TARGET, as in `airtune run`: copies every round's values there."""
 
 
 def resume_command(arguments: list[str]) -> None:
-    """airtune resume RUN."""
-    path = parse(_RunPath, arguments, "airtune resume").run
+    """airtune resume RUN [--log TOOL[:TARGET]]."""
+    asked = parse(_RunPath, arguments, "airtune resume")
+    path, log = asked.run, _log(asked.log)
     quiet_libraries()
     from airtune.experiment import resume
 
     with _resumable(path):
-        resume(path)
+        resume(path, log=log)
     report(path)
 
 
@@ -75,6 +98,9 @@ class _Compare:
     """Runs side by side, in processes of their own (Ray)."""
     ray_address: str | None = None
     """Ray cluster to run on instead; auto for the one this machine belongs to."""
+    log: str | None = None
+    """TOOL or TOOL:TARGET: copies every round's values to tensorboard[:DIR], mlflow[:TRACKING_URI], wandb[:PROJECT] or
+    trackio[:PROJECT]."""
 
 
 def compare_command(arguments: list[str]) -> None:
@@ -89,7 +115,7 @@ def compare_command(arguments: list[str]) -> None:
     out = base.out or Path("runs") / f"compare-{base.name}"
     configs, labels = comparison(base, asked.policies, asked.seeds, out)
     reference = reference_of(labels, asked.reference)
-    finished = finish(configs, asked.jobs, asked.ray_address)
+    finished = finish(configs, asked.jobs, asked.ray_address, asked.log)
     if any(label_of(config.policy) == reference for config in finished.configs):
         tell([config.out for config in finished.configs if config.out is not None], out, reference, asked.target)
     finished.tell_lost()

@@ -1,0 +1,104 @@
+"""The numbers on top: a tile per policy, the table of policies that `airtune show` prints, and a table of the runs."""
+
+from collections.abc import Sequence
+from html import escape
+
+from airtune.compare import PolicyReport
+from airtune.page.data import Member, Scenario
+from airtune.report import KindReport
+from airtune.tables import NONE, facts, interval, number, percent
+
+
+def tiles(scenario: Scenario) -> str:
+    """Accuracy, what it cost and how it differs from the reference, a tile per policy that has ended."""
+    if scenario.comparison is None:
+        return ""
+    numbers = {name: n for n, name in enumerate(scenario.policies)}
+    parts = [_tile(each, numbers[each.policy]) for each in scenario.comparison.policies]
+    return f'<div class="tiles">{"".join(parts)}</div>'
+
+
+def _tile(policy: PolicyReport, colour: int) -> str:
+    accuracy = interval(policy.accuracy, 100, 1).partition(" ± ")
+    spread = f"± {accuracy[2]} %" if accuracy[2] else "%"
+    against = (
+        f"{interval(policy.difference, 100, 1, sign=True)} points to the reference"
+        if policy.difference is not None
+        else f"{len(policy.seeds)} seed{'s' if len(policy.seeds) > 1 else ''}"
+    )
+    cost = f"{interval(policy.energy_j)} J · {interval(policy.delivery_rate, 100, 1)} % delivered"
+    return (
+        f'<div class="tile"><span class="who c{colour % 7}"><i></i></span>'
+        f'<span class="who">{escape(policy.policy)}</span>'
+        f"<b>{accuracy[0]} <small>{spread}</small></b><div>{escape(cost)}</div><div>{escape(against)}</div></div>"
+    )
+
+
+def policy_table(scenario: Scenario) -> str:
+    """Policies as columns, the reference first; as blocks on a narrow screen. Empty if no run has ended."""
+    if scenario.comparison is None:
+        return ""
+    policies = scenario.comparison.policies
+    columns = {policy.policy: facts(policy) for policy in policies}
+    labels = [
+        label
+        for label in next(iter(columns.values()))
+        if any(column[label] != NONE for column in columns.values())
+        and not (len(policies) == 1 and scenario.comparison.target is None and label.startswith(_AGAINST))
+    ]
+    head = "".join(f"<th>{escape(name)}</th>" for name in columns)
+    rows = "".join(
+        f'<tr><th class="sub{int(label.startswith(" "))}">{escape(label.strip())}</th>'
+        + "".join(_cell(column[label], name) for name, column in columns.items())
+        + "</tr>"
+        for label in labels
+    )
+    style = "stack" if len(policies) > 2 else "few"
+    return f'<table class="{style}"><thead><tr><th></th>{head}</tr></thead><tbody>{rows}</tbody></table>'
+
+
+_AGAINST = "To the target"
+"""Rows that say nothing of a policy without another or a target."""
+
+
+def _cell(text: str, label: str) -> str:
+    empty = ' class="no"' if text in (NONE, "not reached") else ""
+    return f'<td data-label="{escape(label)}"{empty}>{escape(text)}</td>'
+
+
+def run_table(members: Sequence[Member]) -> str:
+    """A row per run."""
+    names = ("Rounds", "Accuracy", "Energy", "Of the budget", "Delivered", "Worst device", "Fairness", "Wall time")
+    rows: list[str] = []
+    for member in members:
+        s = member.report.summary
+        planned = member.run.config.get("rounds")
+        rounds = f"{s['rounds']}" if member.report.finished else f"{s['rounds']} of {planned or '?'}, not ended"
+        share = s["energy_j"] / s["budget_j"] if s["budget_j"] > 0 else None
+        values = (
+            rounds, percent(s["accuracy"]), number(s["energy_j"], "J", 4), percent(share, 0),
+            percent(s["delivery_rate"]), number(s["max_overspend_ratio"], "×"), number(member.report.jain),
+            number(s["wall_s"], "s"),
+        )  # fmt: skip
+        cells = "".join(_cell(value, name) for value, name in zip(values, names, strict=True))
+        rows.append(f"<tr><th>{escape(s['policy'])}, seed {s['seed']}</th>{cells}</tr>")
+    return _table(("Run", *names), rows)
+
+
+def kind_table(kinds: Sequence[KindReport]) -> str:
+    """A row per class of devices."""
+    names = ("Devices", "Sent", "Delivered", "Mean module", "J each")
+    rows: list[str] = []
+    for kind in kinds:
+        delivered = percent(kind.delivered / kind.scheduled if kind.scheduled else None)
+        values = (
+            str(kind.devices), str(kind.scheduled), delivered, number(kind.module_mean), number(kind.energy_j),
+        )  # fmt: skip
+        cells = "".join(_cell(value, name) for value, name in zip(values, names, strict=True))
+        rows.append(f"<tr><th>{escape(kind.kind)}</th>{cells}</tr>")
+    return _table(("Class", *names), rows, "few")
+
+
+def _table(names: Sequence[str], rows: Sequence[str], style: str = "stack") -> str:
+    head = "".join(f"<th>{escape(name)}</th>" for name in names)
+    return f'<table class="{style}"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'

@@ -5,11 +5,13 @@ import json
 from pathlib import Path
 
 import pytest
+import tomli_w
 
 from airtune.cli import run_cli
 from airtune.experiment import resume, run
 from airtune.logs.log import RunLog, Start, Watched, log_of, values_of
 from airtune.record import RunFolder
+from airtune.settings import dump
 from airtune.types import AirtuneError
 
 ROWS = ("rounds.jsonl", "devices.jsonl")
@@ -177,6 +179,24 @@ def test_tensorboard_goes_to_the_run_folder_by_default(tiny_config, tmp_path):
     pytest.importorskip("tensorboard")
     run(dataclasses.replace(tiny_config(tmp_path / "r"), rounds=1), log=log_of("tensorboard"))
     assert list((tmp_path / "r/tensorboard").glob("events*"))
+
+
+def test_every_run_of_a_comparison_is_logged(tiny_config, tmp_path, capsys):
+    pytest.importorskip("tensorboard")
+    config = dump(tiny_config(tmp_path / "unused", rounds=2))
+    plain = {k: v for k, v in config.items() if v is not None and not isinstance(v, dict)}
+    tables = {k: {n: x for n, x in v.items() if x is not None} for k, v in config.items() if isinstance(v, dict)}
+    (tmp_path / "tiny.toml").write_text(tomli_w.dumps(plain | tables))
+    command = [
+        "compare",
+        str(tmp_path / "tiny.toml"),
+        "--policies",
+        "joint,traditional",
+        "--out",
+        str(tmp_path / "all"),
+    ]
+    assert run_cli([*command, "--log", f"tensorboard:{tmp_path / 'boards'}"]) == 0
+    assert sorted(path.name for path in (tmp_path / "boards").iterdir()) == ["joint-s0", "traditional-s0"]
 
 
 @pytest.mark.filterwarnings("ignore")

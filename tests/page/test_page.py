@@ -13,7 +13,6 @@ from airtune.cli import run_cli
 from airtune.commands.page import positions_of
 from airtune.compare import compare
 from airtune.experiment import resume, run
-from airtune.page.charts import decades, tick_text, ticks
 from airtune.record import RunFolder
 from airtune.report import load_run, summarise
 from airtune.settings import dump, load, override
@@ -347,17 +346,3 @@ def test_positions_need_the_configuration_alone(six):
     position_m, radius_m = cell
     assert position_m.shape == (6, 2) and radius_m == 500.0
     assert (np.hypot(*position_m.T) <= radius_m).all()
-
-
-@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-3.0, 1e6), (1e-9, 2e-9), (99.0, 101.0), (0.0, 7.0)])
-def test_ticks_are_few_even_and_inside(low, high):
-    found = ticks(low, high)
-    assert 3 <= len(found) <= 9
-    assert np.allclose(np.diff(found), found[1] - found[0])
-    assert low - 1e-9 * (high - low) <= found[0] and found[-1] <= high + 1e-9 * (high - low)
-    assert len({tick_text(value) for value in found}) == len(found)
-
-
-def test_decades():
-    assert decades(1e-3, 10.0) == pytest.approx([1e-3, 1e-2, 1e-1, 1.0, 10.0])
-    assert len(decades(1e-12, 1e3)) <= 6

@@ -71,19 +71,19 @@ def log_of(spec: str) -> RunLog:
     where = target or None
     match tool:
         case "tensorboard":
-            from airtune.logs.tensorboard import TensorBoardLog
+            from airtune.logs.tensorboard_log import TensorBoardLog
 
             return TensorBoardLog(where)
         case "mlflow":
-            from airtune.logs.mlflow import MlflowLog
+            from airtune.logs.mlflow_log import MlflowLog
 
             return MlflowLog(where)
         case "wandb":
-            from airtune.logs.wandb import WandbLog
+            from airtune.logs.wandb_log import WandbLog
 
             return WandbLog(where)
         case _:
-            from airtune.logs.trackio import TrackioLog
+            from airtune.logs.trackio_log import TrackioLog
 
             return TrackioLog(where)
 

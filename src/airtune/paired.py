@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtrit
-from scipy.stats import bootstrap
 
 RESAMPLES = 10_000
 
@@ -49,6 +47,8 @@ def estimate(values: Sequence[float]) -> Estimate | None:
         return None
     if n == 1:
         return Estimate(values[0], None, 1)
+    from scipy.special import stdtrit  # loaded late: the command line must start quickly
+
     half_width = float(stdtrit(n - 1, 0.975)) * statistics.stdev(values) / math.sqrt(n)
     return Estimate(statistics.fmean(values), half_width, n)
 
@@ -67,6 +67,8 @@ def paired(differences: Sequence[float]) -> Paired | None:
         return None
     low = high = None
     if whole.n > 1:
+        from scipy.stats import bootstrap
+
         drawn = bootstrap(
             (np.asarray(differences, dtype=np.float64),),
             np.mean,

@@ -52,6 +52,14 @@ def test_rows_come_back_exactly(runs, tmp_path, of, capsys):
         assert {f"modules_{m}" for m in range(4)} <= set(found.column_names)
 
 
+def test_runs_of_one_name_are_told_apart(tiny_config, tmp_path):
+    for point in ("a", "b"):
+        run(tiny_config(tmp_path / point / "joint-s0", rounds=1))
+    assert run_cli(["rows", str(tmp_path), "--out", str(tmp_path / "rows.csv")]) == 0
+    with (tmp_path / "rows.csv").open(newline="") as file:
+        assert [row["run"] for row in csv.DictReader(file)] == ["a/joint-s0", "b/joint-s0"]
+
+
 def test_a_column_of_nulls_is_one_of_numbers(tiny_config, tmp_path):
     run(tiny_config(tmp_path / "r", rounds=1, policy={"name": "traditional"}))
     out = tmp_path / "rows.parquet"

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -23,8 +24,9 @@ TABLES = ("measures",)
 def write_rows(paths: Sequence[Path], out: Path, which: Which = "rounds") -> int:
     """Write the rows of some runs, finished or not, as one table; returns the number of rows.
 
-    Columns `run` (the folder's name), `policy` and `seed` come first, then those of `rows.RoundRow`, `DeviceRow` or
-    `TimingRow`; entry i of a list or table is column NAME_i. What is null or was not recorded is an empty cell or null.
+    Columns `run` (the folder, below what all have in common), `policy` and `seed` come first, then those of
+    `rows.RoundRow`, `DeviceRow` or `TimingRow`; entry i of a list or table is column NAME_i. What is null or was not
+    recorded is an empty cell or null.
 
     Args:
         paths: run folders.
@@ -38,7 +40,9 @@ def write_rows(paths: Sequence[Path], out: Path, which: Which = "rounds") -> int
     encode = {".csv": _csv, ".parquet": _parquet}.get(out.suffix.lower())
     if encode is None:
         raise AirtuneError(f"{out}: the ending says the format; choose .csv or .parquet")
-    records = [record for path in paths for record in _records(path, which)]
+    folders = [path.resolve() for path in paths]
+    root = Path(os.path.commonpath([folder.parent for folder in folders]))
+    records = [record for folder in folders for record in _records(folder, str(folder.relative_to(root)), which)]
     if not records:
         raise AirtuneError(f"no rows of {which} in {', '.join(map(str, paths))}")
     names = list(dict.fromkeys(name for record in records for name in record))
@@ -50,12 +54,12 @@ def write_rows(paths: Sequence[Path], out: Path, which: Which = "rounds") -> int
     return len(records)
 
 
-def _records(path: Path, which: Which) -> list[dict[str, Any]]:
+def _records(path: Path, run: str, which: Which) -> list[dict[str, Any]]:
     folder = RunFolder.open(path)
     read = {"rounds": folder.read_rounds, "devices": folder.read_devices, "timings": folder.read_timings}[which]
     config = folder.read_config()
     label = folder.read_environment().get("policy", {}).get("label") or config.get("policy", {}).get("name")
-    head = {"run": path.resolve().name, "policy": label, "seed": config.get("seed")}
+    head = {"run": run, "policy": label, "seed": config.get("seed")}
     return [head | _spread(row) for row in read()]
 
 

@@ -298,10 +298,10 @@ def test_a_run_without_a_round_and_one_without_device_rows(tiny_config, tmp_path
 
 
 def test_scenarios_are_told_apart(tiny_config, tmp_path):
-    run(tiny_config(tmp_path / "a"))
-    run(tiny_config(tmp_path / "b", world={"bandwidth_hz": 6e4}))
+    run(tiny_config(tmp_path / "a" / "joint-s0"))
+    run(tiny_config(tmp_path / "b" / "joint-s0", world={"bandwidth_hz": 6e4}))
     out = tmp_path / "page.html"
-    assert run_cli(["report", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(out)]) == 0
+    assert run_cli(["report", str(tmp_path), "--out", str(out)]) == 0
     page = Page(out)
     text = out.read_text()
     assert "<h2>sst2, world.bandwidth_hz 30000.0</h2>" in text and "<h2>sst2, world.bandwidth_hz 60000.0</h2>" in text

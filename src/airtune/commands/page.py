@@ -62,7 +62,7 @@ def rows_command(arguments: list[str]) -> None:
 
 
 def runs_of(paths: Sequence[Path], command: str) -> list[Path]:
-    """Run folders as given, and in place of any other folder the run folders in it, by name.
+    """Run folders as given, and in place of any other folder the run folders in it, however deep, by name.
 
     Raises:
         AirtuneError: none given, or a folder without one.
@@ -72,7 +72,7 @@ def runs_of(paths: Sequence[Path], command: str) -> list[Path]:
         raise AirtuneError(f"{command}: name at least one run folder")
     found: list[Path] = []
     for path in paths:
-        inside = sorted(each.parent for each in path.glob("*/run.json")) if path.is_dir() else []
+        inside = sorted(each.parent for each in path.rglob("run.json")) if path.is_dir() else []
         if not inside and not (path / "run.json").exists():
             raise AirtuneError(f"{path} is not a run folder and holds none: there is no run.json")
         found += [path] if (path / "run.json").exists() else inside

@@ -151,7 +151,7 @@ def _figure(figure: Figure) -> str:
     body = figure.body
     if figure.kind == "heat":
         first, last = figure.data["round"][0], figure.data["round"][-1]
-        height = min(max(15 * len(figure.data["device"]), 150), 460)
+        height = min(max(15 * len(figure.data["device"]), 330), 460)
         body = body.replace("<svg ", f'<svg style="height:{height}px" ', 1)
         body = (
             f'<div class="heatbox"><span class="up">device</span>{body}'

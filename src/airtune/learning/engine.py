@@ -17,6 +17,7 @@ from airtune.learning.lora import Adapters, Family, NestedLinear, attach, tail_n
 from airtune.learning.meter import Meter, Reading, halves
 from airtune.learning.objective import Classification, Objective
 from airtune.learning.packing import Batcher, Bucketer, Packer, batcher_of
+from airtune.learning.products import freeze_products
 from airtune.types import AirtuneError
 
 EVALUATION_TOKENS = 2048
@@ -126,6 +127,7 @@ class Engine:
         self.device = device_of(config.device)
         model.to(self.device)
         attach(model, installed, family, self.placed(family.initial(0)))
+        freeze_products(getattr(model, model.base_model_prefix))
         self.batcher: Batcher = batcher_of(model, config.packing, sample, *self._batchers)
         if config.prefix_cache_byte and isinstance(self.batcher, Packer):
             self.batcher.keep_prefix(config.prefix_cache_byte, installed.values(), sample)

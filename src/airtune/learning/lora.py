@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from airtune.config import ModulesConfig
 from airtune.learning.grouped import Groups
+from airtune.learning.products import frozen_linear
 from airtune.rng import Stream, generator
 from airtune.types import AirtuneError
 
@@ -146,7 +147,7 @@ class NestedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [… × in] to [… × out]; without a slice this is the frozen layer alone."""
-        y = self.base(x) if self.merged is None else functional.linear(x, self.merged, self.base.bias)
+        y = self.base(x) if self.merged is None else frozen_linear(x, self.merged, self.base.bias)
         if self.a is None or self.b is None:
             return y
         flat, rows = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])

@@ -35,6 +35,8 @@ class Packed:
     """[S] index of each sequence's first token."""
     last: Tensor
     """[S] index of each sequence's last token."""
+    start: NDArray[np.int64]
+    """[S + 1] index of each sequence's first token, and N; never on a device."""
     read: Tensor | None = None
     """[P] index of the tokens before each response token; None where the samples have no responses."""
 
@@ -42,8 +44,8 @@ class Packed:
         """The batch on another device."""
         moved: dict[str, Any] = {}
         for field in fields(self):
-            tensor: Tensor | None = getattr(self, field.name)
-            moved[field.name] = None if tensor is None else tensor.to(device)
+            value: Any = getattr(self, field.name)
+            moved[field.name] = value.to(device) if isinstance(value, Tensor) else value
         return Packed(**moved)
 
 
@@ -73,6 +75,7 @@ def pack(tokens: TokenSet, index: NDArray[np.int64]) -> Packed:
         back=torch.from_numpy(back),
         first=torch.from_numpy(starts[:-1].copy()),
         last=torch.from_numpy(starts[1:] - 1),
+        start=starts,
         read=None if tokens.response is None else torch.from_numpy(_before_responses(tokens, index, starts)),
     )
 

@@ -20,6 +20,7 @@ from transformers import AttentionInterface
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 from transformers.utils import logging
 
+from airtune.learning.attending import attend, attends
 from airtune.learning.data import TokenSet
 from airtune.learning.lora import NestedLinear
 from airtune.learning.packed import Packed, pack
@@ -43,13 +44,17 @@ def _attention(
     """Attention of one packed row: [1 × heads × N × d] to [1 × N × heads × d]."""
     batch: Packed = _current.batch
     size, longest = batch.cells.shape
+    causal, window = bool(getattr(module, "is_causal", False)), options.get("sliding_window")
+    if attends(query, longest):
+        scale = options.get("scaling") or query.shape[-1] ** -0.5
+        return attend(query[0], key[0], value[0], batch.start, scale, causal, window).transpose(0, 1)[None], None
 
     def unfold(x: Tensor) -> Tensor:
         flat = x[0].transpose(0, 1).reshape(x.shape[2], -1)
         cells = functional.embedding(batch.cells, flat)
         return cells.view(size, longest, x.shape[1], x.shape[3]).transpose(1, 2)
 
-    mask, causal = _mask(batch, bool(getattr(module, "is_causal", False)), options.get("sliding_window"))
+    mask, causal = _mask(batch, causal, window)
     out = functional.scaled_dot_product_attention(
         unfold(query),
         unfold(key),

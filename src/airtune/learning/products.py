@@ -1,0 +1,94 @@
+"""Products with frozen weights on a CPU, by oneDNN where torch has it.
+
+torch multiplies float32 matrices on x86 with MKL, which leaves half the width of the vector units of processors that
+are not Intel's idle; oneDNN's kernels, which torch carries for compiled models, do not. Both round as float32 does.
+oneDNN writes a kernel for each shape that it meets, so the number of rows should take few values (`packed.rounded`).
+"""
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+LEAST_ROWS = 32
+"""Products of fewer rows are left to torch: they are not worth a kernel of their own."""
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, other: Tensor | None = None) -> Tensor:
+    """x Wᵀ + b + other by oneDNN, outside autograd.
+
+    Args:
+        x: [N × in], float32.
+        weight: [out × in], of any strides.
+        bias: [out].
+        other: [N × out].
+    """
+    operation: Any = torch.ops.mkldnn._linear_pointwise  # what torch's own compiler calls
+    if other is None:
+        return operation(x, weight, bias, "none", [], "")
+    return operation.binary(x, other, weight, bias, "add")
+
+
+@cache
+def available() -> bool:
+    """Whether this torch has oneDNN's products and they give what its own give."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    whole = torch.arange(6.0)
+    x, weight, bias = whole.view(3, 2), whole.view(2, 3).t(), whole[:3]
+    want = functional.linear(x, weight, bias)
+    try:
+        return bool(torch.equal(product(x, weight, bias), want) and torch.equal(product(x, weight, bias, want), 2 * want))
+    except (RuntimeError, TypeError, AttributeError, NotImplementedError):
+        return False
+
+
+def suits(x: Tensor) -> bool:
+    """Whether oneDNN is to multiply x [… × in]."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and x.numel() >= LEAST_ROWS * x.shape[-1]
+        and not torch.is_autocast_enabled("cpu")
+        and available()
+    )
+
+
+class _Frozen(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.weight = weight
+        return product(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, None]:
+        return product(gradients[0].contiguous(), ctx.weight.t()), None, None
+
+
+def frozen_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x Wᵀ + b [… × out] of x [… × in], with a gradient for x alone: it keeps no activation."""
+    if not suits(x):
+        return functional.linear(x, weight, bias)
+    flat = x.reshape(-1, x.shape[-1])
+    return _Frozen.apply(flat, weight.detach(), bias).view(*x.shape[:-1], -1)  # pyright: ignore[reportOptionalMemberAccess]
+
+
+class FrozenLinear(nn.Linear):
+    """A linear layer that is not trained, over the parameters of another."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__(base.in_features, base.out_features, base.bias is not None, device="meta")
+        self.weight, self.bias = base.weight, base.bias
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map [… × in] to [… × out]."""
+        return frozen_linear(input, self.weight, self.bias)
+
+
+def freeze_products(backbone: nn.Module) -> None:
+    """Put a `FrozenLinear` in place of every frozen linear layer of a backbone."""
+    for name, child in list(backbone.named_modules()):
+        if type(child) is nn.Linear and not child.weight.requires_grad:
+            backbone.set_submodule(name, FrozenLinear(child))

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from airtune.config import ModulesConfig
 from airtune.learning.grouped import Groups
-from airtune.learning.products import frozen_linear
+from airtune.learning.products import adapted_linear, frozen_linear, suits
 from airtune.rng import Stream, generator
 from airtune.types import AirtuneError
 
@@ -147,7 +147,10 @@ class NestedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [… × in] to [… × out]; without a slice this is the frozen layer alone."""
-        y = self.base(x) if self.merged is None else frozen_linear(x, self.merged, self.base.bias)
+        weight, bias = self.base.weight if self.merged is None else self.merged, self.base.bias
+        if self.a is not None and self.b is not None and self.a.dim() == 2 and suits(x):
+            return adapted_linear(x, weight, bias, (self.a, self.b), self.rest, self.scale)
+        y = frozen_linear(x, weight, bias) if self.merged is not None else self.base(x)
         if self.a is None or self.b is None:
             return y
         flat, rows = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])

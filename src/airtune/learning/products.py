@@ -6,12 +6,14 @@ oneDNN writes a kernel for each shape that it meets, so the number of rows shoul
 """
 
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+Factors: TypeAlias = tuple[Tensor, Tensor]
+"""A [r × in] and B [out × r]."""
 LEAST_ROWS = 32
 """Products of fewer rows are left to torch: they are not worth a kernel of their own."""
 
@@ -73,6 +75,47 @@ def frozen_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return functional.linear(x, weight, bias)
     flat = x.reshape(-1, x.shape[-1])
     return _Frozen.apply(flat, weight.detach(), bias).view(*x.shape[:-1], -1)  # pyright: ignore[reportOptionalMemberAccess]
+
+
+class _Adapted(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, rest: Factors | None, scale: float
+    ) -> Tensor:
+        wide = a if rest is None else torch.cat([a, rest[0]])
+        tall = b if rest is None else torch.cat([b, rest[1]], dim=1)
+        low = product(x, wide)
+        ctx.save_for_backward(x, low, wide, tall)
+        ctx.weight, ctx.rank, ctx.scale = weight, len(a), scale
+        return product(x, weight, bias).addmm_(low, tall.t(), alpha=scale)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, low, wide, tall = ctx.saved_tensors
+        d, rank, (need_x, _, _, need_a, need_b, *_) = gradients[0].contiguous(), ctx.rank, ctx.needs_input_grad
+        of_low = product(d, tall.t()).mul_(ctx.scale)
+        of_x = product(d, ctx.weight.t()).addmm_(of_low, wide) if need_x else None
+        of_a = of_low[:, :rank].t() @ x if need_a else None
+        of_b = (d.t() @ low[:, :rank]).mul_(ctx.scale) if need_b else None
+        return of_x, None, None, of_a, of_b, None, None
+
+
+def adapted_linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, factors: Factors, rest: Factors | None, scale: float
+) -> Tensor:
+    """x Wᵀ + b + scale · (x Aᵀ Bᵀ + x A′ᵀ B′ᵀ) in one node of the graph; gradients for x, A and B alone.
+
+    Args:
+        x: [… × in] that suits oneDNN.
+        weight: W [out × in].
+        bias: [out].
+        factors: A [r × in] and B [out × r].
+        rest: A′ and B′, not trained.
+        scale: factor of the low-rank terms.
+    """
+    flat = x.reshape(-1, x.shape[-1])
+    y: Any = _Adapted.apply(flat, weight.detach(), bias, *factors, rest, scale)
+    return y.view(*x.shape[:-1], -1)
 
 
 class FrozenLinear(nn.Linear):

@@ -18,12 +18,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, addmm_flop
 
 from airtune.config import ModulesConfig
 from airtune.learning.data import TokenSet
 from airtune.learning.engine import Trained, rates_at
 from airtune.learning.packing import Packer
+from airtune.learning.products import available, product
 from benchmarks.workbench import LEARNING, Workbench, batches, options, workbench
 
 RANK, LAYERS, HALF = 16, 6, 3
@@ -165,23 +166,33 @@ class Sides:
 
         Forward and backward, frozen and low-rank; not attention's own products, nor anything element by element.
         """
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False, custom_mapping=PRODUCTS) as counter:
             trained = self.ours(steps, LAYERS, False)
         counted = counter.get_flop_counts()["Global"]
-        products = sum(n for op, n in counted.items() if str(op).rsplit(".", 1)[-1] in ("mm", "addmm", "bmm"))
+        linear = ("mm", "addmm", "addmm_", "bmm", "_linear_pointwise")
+        products = sum(n for op, n in counted.items() if str(op).rsplit(".", 1)[-1] in linear)
         return products / trained.tokens
 
 
-def gemm_rate(clock: Callable[[], float]) -> float:
+def linear_flop(x: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
+    """FLOPs of x [N × in] by weight [out × in], from their shapes."""
+    return 2 * x[0] * x[1] * weight[0]
+
+
+PRODUCTS = {torch.ops.mkldnn._linear_pointwise: linear_flop, torch.ops.aten.addmm_: addmm_flop}
+"""Products that torch's counter does not know."""
+
+
+def gemm_rate(clock: Callable[[], float], multiply: Callable[[Tensor, Tensor], Tensor]) -> float:
     """Best rate of square fp32 matrix products over some sizes [FLOP/s]."""
     best = 0.0
     for size in GEMM_SIZES:
         a, b = torch.randn(size, size), torch.randn(size, size)
-        torch.mm(a, b)
+        multiply(a, b)
         count = max(int(2e9 / (2 * size**3)), 1)
         begin = clock()
         for _ in range(count):
-            torch.mm(a, b)
+            multiply(a, b)
         best = max(best, count * 2 * size**3 / (clock() - begin))
     return best
 
@@ -198,6 +209,10 @@ LABELS = {
     "engine-half-kept": "airtune, half depth, prefix kept",
     "peft-half": "plain PEFT loop, half depth",
 }
+MULTIPLY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"torch.mm": torch.mm}
+"""What multiplies square matrices, by name."""
+if available():
+    MULTIPLY["oneDNN"] = product
 RATIOS = (
     ("engine", "peft"),
     ("engine-half", "peft-half"),
@@ -228,7 +243,7 @@ def main() -> None:
     rates: dict[str, list[float]] = {name: [] for name in sides.all}
     padding: list[float] = []
     shares: list[float] = []
-    peaks: list[float] = []
+    rates_of: dict[str, list[float]] = {name: [] for name in MULTIPLY}
     for repetition in range(1, given.repetitions + 1):
         steps = batches(tokens, given.steps, repetition)
         real = int(sum(tokens.lengths[index].sum() for index in steps))
@@ -239,16 +254,18 @@ def main() -> None:
             begin = clock()
             sides.all[name](steps)
             rates[name].append(real / (clock() - begin))
-        peaks.append(gemm_rate(clock))
-        shares.append(100 * flop * rates["engine"][-1] / peaks[-1])
+        for name, multiply in MULTIPLY.items():
+            rates_of[name].append(gemm_rate(clock, multiply))
+        shares.append(100 * flop * rates["engine"][-1] / max(peaks[-1] for peaks in rates_of.values()))
     print(f"{'tokens/s':46}{'median':>10}{'least':>8}{'most':>8}")
     for name, label in LABELS.items():
         line(f"{name}: {label}", rates[name])
     print("ratio, repetition by repetition")
     for one, other in RATIOS:
         line(f"  {one} / {other}", [a / b for a, b in zip(rates[one], rates[other], strict=True)], 2)
-    line("fp32 matrix products here [GFLOP/s]", [peak / 1e9 for peak in peaks], 1)
-    line("airtune, packed: share of that rate [%]", shares, 1)
+    for name, peaks in rates_of.items():
+        line(f"square fp32 products, {name} [GFLOP/s]", [peak / 1e9 for peak in peaks], 1)
+    line("airtune, packed: share of the faster [%]", shares, 1)
     print(f"it executes {flop / 1e6:.1f} MFLOP per token in linear layers; attention and all else are not counted")
     print(
         f"scores of {SCORED} samples at half depth: {spent['plain']:.1f} s, {spent['filling']:.1f} s while states "

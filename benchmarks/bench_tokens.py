@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.flop_counter import FlopCounterMode, addmm_flop
+from torch.utils.flop_counter import FlopCounterMode
 
 from airtune.config import ModulesConfig
 from airtune.learning.data import TokenSet
@@ -177,6 +177,11 @@ class Sides:
 def linear_flop(x: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
     """FLOPs of x [N × in] by weight [out × in], from their shapes."""
     return 2 * x[0] * x[1] * weight[0]
+
+
+def addmm_flop(_: Sequence[int], a: Sequence[int], b: Sequence[int], **__: Any) -> int:
+    """FLOPs of a [N × in] by b [in × out], added in place, from their shapes."""
+    return 2 * a[0] * a[1] * b[1]
 
 
 PRODUCTS = {torch.ops.mkldnn._linear_pointwise: linear_flop, torch.ops.aten.addmm_: addmm_flop}

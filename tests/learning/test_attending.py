@@ -1,5 +1,7 @@
 """Attention of sequences back to back against dense attention of each sequence in float64."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -21,7 +23,7 @@ def tensors(key_heads, size=1.0):
 def dense(q, k, v, scale, causal, window):
     """One sequence after the other, with a mask written out."""
     share, out = len(q) // len(k), []
-    for a, z in zip(START[:-1], START[1:], strict=True):
+    for a, z in pairwise(START):
         keys, values = (x[:, a:z].repeat_interleave(share, 0) for x in (k, v))
         i, j = torch.arange(z - a)[:, None], torch.arange(z - a)[None, :]
         seen = torch.ones(z - a, z - a, dtype=torch.bool)
@@ -56,4 +58,4 @@ def test_what_is_not_finite_shows():
 
 def test_long_sequences_and_other_precisions_are_left_to_torch():
     q = tensors(4)[0]
-    assert attends(q, LONGEST) and not attends(q, LONGEST + 1) and not attends(q.bfloat16(), LONGEST)
+    assert attends(q, q, LONGEST) and not attends(q, q, LONGEST + 1) and not attends(q, q.bfloat16(), LONGEST)

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from airtune.config import LearningConfig
 from airtune.learning import pruning
+from airtune.learning.bucketing import Bucketer
 from airtune.learning.data import TokenSet
 from airtune.learning.packed import pack
-from airtune.learning.packing import Bucketer, Packer, batcher_of
+from airtune.learning.packing import Packer, batcher_of
 from airtune.types import AirtuneError
 
 PACKABLE = (

@@ -123,9 +123,9 @@ def _arrays(*tensors: Tensor) -> list[NDArray[np.float32]]:
     return [tensor.detach().numpy() for tensor in tensors]
 
 
-def attends(query: Tensor, longest: int) -> bool:
-    """Whether `attend` takes these queries and sequences of up to `longest` tokens."""
-    return query.device.type == "cpu" and query.dtype == torch.float32 and longest <= LONGEST
+def attends(query: Tensor, value: Tensor, longest: int) -> bool:
+    """Whether `attend` takes these tensors, which autocast may have mixed, and sequences of up to `longest` tokens."""
+    return longest <= LONGEST and all(x.device.type == "cpu" and x.dtype == torch.float32 for x in (query, value))
 
 
 def attend(

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from airtune.config import LearningConfig
+from airtune.learning.bucketing import Batcher, Bucketer
 from airtune.learning.data import TokenSet
 from airtune.learning.language import LanguageBucketer, LanguagePacker
 from airtune.learning.lora import Adapters, Family, NestedLinear, attach, tail_norm
 from airtune.learning.meter import Meter, Reading, halves
 from airtune.learning.objective import Classification, Objective
-from airtune.learning.packing import Batcher, Bucketer, Packer, batcher_of
+from airtune.learning.packing import Packer, batcher_of
 from airtune.learning.products import freeze_products
 from airtune.types import AirtuneError
 

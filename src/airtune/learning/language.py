@@ -7,8 +7,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from airtune.learning.bucketing import Bucketer
 from airtune.learning.data import TokenSet
-from airtune.learning.packing import Bucketer, Packer
+from airtune.learning.packing import Packer
 
 
 class LanguagePacker(Packer):

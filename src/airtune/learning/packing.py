@@ -9,7 +9,7 @@ found out before training, and padded batches of similar length are used instead
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,11 +21,12 @@ from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAtte
 from transformers.utils import logging
 
 from airtune.learning.attending import attend, attends
+from airtune.learning.bucketing import Batcher, Bucketer
 from airtune.learning.data import TokenSet
 from airtune.learning.lora import NestedLinear
 from airtune.learning.packed import Packed, pack
 from airtune.learning.prefix import Prefix
-from airtune.learning.pruning import embeddings_of, last_layer
+from airtune.learning.pruning import embeddings_of, is_causal, last_layer
 from airtune.types import AirtuneError
 
 ATTENTION = "airtune_packed"
@@ -45,7 +46,7 @@ def _attention(
     batch: Packed = _current.batch
     size, longest = batch.cells.shape
     causal, window = bool(getattr(module, "is_causal", False)), options.get("sliding_window")
-    if attends(query, longest):
+    if attends(query, value, longest):
         scale = options.get("scaling") or query.shape[-1] ** -0.5
         return attend(query[0], key[0], value[0], batch.start, scale, causal, window).transpose(0, 1)[None], None
 
@@ -162,29 +163,6 @@ def _set_attention(model: Any, name: str) -> None:
         raise ValueError("its attention function cannot be replaced")
 
 
-def _ensure_padding(model: Any) -> None:
-    """Give a decoder that knows no padding token its end token for one: its head refuses batches without."""
-    config = model.config.get_text_config()
-    if config.pad_token_id is not None:
-        return
-    end = config.eos_token_id
-    end = end[0] if isinstance(end, list) else end
-    if end is None:
-        raise AirtuneError("model.name: it has no pad_token_id and no eos_token_id; set one in its config.json")
-    config.pad_token_id = end
-
-
-@runtime_checkable
-class Batcher(Protocol):
-    """Lays samples out and runs the classifier on them."""
-
-    layout: str
-
-    def logits(self, tokens: TokenSet, index: NDArray[np.int64]) -> Tensor:
-        """Class scores [S × classes] of the samples `index`."""
-        ...
-
-
 class Packer:
     """Runs a classifier on packed batches. The model is changed in place: its backbone is wrapped.
 
@@ -269,40 +247,6 @@ class Packer:
         return self.model(input_ids=torch.full((count, 1), self.marker, device=_current.batch.first.device)).logits
 
 
-class Bucketer:
-    """Runs a classifier on padded batches, split into chunks of similar length so that little is padding."""
-
-    layout = "bucketed"
-    chunk = 8
-
-    def __init__(self, model: Any) -> None:
-        _ensure_padding(model)
-        self.model = model
-        self.pad = model.config.get_text_config().pad_token_id
-
-    def logits(self, tokens: TokenSet, index: NDArray[np.int64]) -> Tensor:
-        """Class scores [S × classes] of the samples `index`."""
-        lengths = tokens.offsets[index + 1] - tokens.offsets[index]
-        order = np.argsort(lengths, kind="stable")
-        chunks = np.split(order, range(self.chunk, len(order), self.chunk))
-        scores = torch.cat([self._padded(tokens, index[chunk]) for chunk in chunks])
-        return scores[torch.from_numpy(np.argsort(order, kind="stable")).to(scores.device)]
-
-    def _padded(self, tokens: TokenSet, index: NDArray[np.int64]) -> Tensor:
-        lengths = tokens.offsets[index + 1] - tokens.offsets[index]
-        real = np.arange(int(lengths.max()))[None, :] < lengths[:, None]
-        source = np.concatenate([np.arange(*map(int, tokens.offsets[i : i + 2])) for i in index])
-        ids = np.full(real.shape, self.pad, dtype=np.int64)
-        ids[real] = tokens.ids[source]
-        options: dict[str, Tensor] = {}
-        if tokens.type_ids is not None:
-            types = np.zeros(real.shape, dtype=np.int64)
-            types[real] = tokens.type_ids[source]
-            options["token_type_ids"] = torch.from_numpy(types).to(self.model.device)
-        mask = torch.from_numpy(real.astype(np.int64)).to(self.model.device)
-        return self.model(input_ids=torch.from_numpy(ids).to(mask.device), attention_mask=mask, **options).logits
-
-
 def batcher_of(
     model: Any, packing: str, sample: TokenSet, padded: type[Bucketer] = Bucketer, packed: type[Packer] = Packer
 ) -> Batcher:
@@ -353,8 +297,3 @@ def _prune(packer: Packer, sample: TokenSet, index: NDArray[np.int64], want: Ten
                 packer.backbone.restore()
     except FAILURES:
         packer.backbone.restore()
-
-
-def is_causal(model: Any) -> bool:
-    """Whether tokens attend only to earlier ones, so that the last token is the pooled one."""
-    return any(bool(getattr(child, "is_causal", False)) for child in model.modules())

@@ -42,7 +42,9 @@ def available() -> bool:
     x, weight, bias = whole.view(3, 2), whole.view(2, 3).t(), whole[:3]
     want = functional.linear(x, weight, bias)
     try:
-        return bool(torch.equal(product(x, weight, bias), want) and torch.equal(product(x, weight, bias, want), 2 * want))
+        return bool(
+            torch.equal(product(x, weight, bias), want) and torch.equal(product(x, weight, bias, want), 2 * want)
+        )
     except (RuntimeError, TypeError, AttributeError, NotImplementedError):
         return False
 
@@ -80,7 +82,14 @@ def frozen_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 class _Adapted(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, rest: Factors | None, scale: float
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        a: Tensor,
+        b: Tensor,
+        rest: Factors | None,
+        scale: float,
     ) -> Tensor:
         wide = a if rest is None else torch.cat([a, rest[0]])
         tall = b if rest is None else torch.cat([b, rest[1]], dim=1)

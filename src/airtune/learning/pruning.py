@@ -146,3 +146,8 @@ def last_layer(backbone: Any) -> tuple[nn.ModuleList, type[PostNorm] | type[PreN
 def embeddings_of(backbone: Any) -> str | None:
     """Name of the module whose output enters the first layer; None if there is none of a known name."""
     return next((name for name in ("embeddings", "embed_tokens") if hasattr(backbone, name)), None)
+
+
+def is_causal(model: Any) -> bool:
+    """Whether tokens attend only to earlier ones, so that the last token is the pooled one."""
+    return any(bool(getattr(child, "is_causal", False)) for child in model.modules())

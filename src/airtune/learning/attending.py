@@ -106,7 +106,8 @@ class _Attend(torch.autograd.Function):
     ) -> Tensor:
         place = np.concatenate([[0], np.cumsum(np.diff(start) ** 2)])
         out, p = torch.empty_like(q), q.new_empty(len(q), int(place[-1]))
-        _forward(*_arrays(q, k, v), start, place, np.float32(scale), causal, window, out.numpy(), p.numpy())
+        query, key, value = _arrays(q, k, v)
+        _forward(query, key, value, start, place, np.float32(scale), causal, window, out.numpy(), p.numpy())
         ctx.save_for_backward(q, k, v, p)
         ctx.given = start, place, np.float32(scale)
         return out

@@ -131,7 +131,8 @@ class FrozenLinear(nn.Linear):
     """A linear layer that is not trained, over the parameters of another."""
 
     def __init__(self, base: nn.Linear) -> None:
-        super().__init__(base.in_features, base.out_features, base.bias is not None, device="meta")
+        biased = "bias" in dict(base.named_parameters())
+        super().__init__(base.in_features, base.out_features, biased, device="meta")
         self.weight, self.bias = base.weight, base.bias
 
     def forward(self, input: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from airtune.config import LearningConfig, ModulesConfig
-from airtune.learning import packed
+from airtune.learning import attending, packed, products
 from airtune.learning.engine import Engine, Rates
 from airtune.learning.lora import attach, family_of, install
 from airtune.learning.workload import modules_of, workload
@@ -35,6 +35,13 @@ FLASH = {  # torch counts these kernels on a GPU and forgets them on a CPU; the 
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: flash_forward,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: flash_backward,
 }
+
+
+@pytest.fixture(autouse=True)
+def plain_layers(monkeypatch):
+    """A device is modelled as running torch's own products and attention; so does what is counted here."""
+    monkeypatch.setattr(products, "available", lambda: False)
+    monkeypatch.setattr(attending, "LONGEST", 0)
 
 
 def adapted(kit, kind, **changes):

@@ -20,6 +20,7 @@ from airtune.learning.lora import Family, NestedLinear, attach, layer_index
 from airtune.types import Modules
 
 PROBE_TOKENS = 16
+"""Fewer than `products.LEAST_ROWS`: adapted layers then run their frozen layer as a module, which is seen."""
 FLOAT_BYTE = 4
 FLASH_BACKWARD = 2.5
 """FLOPs of attention's backward pass over its forward pass: five matrix products, one recomputed, against two."""

@@ -2,7 +2,6 @@
 
 torch multiplies float32 matrices on x86 with MKL, which leaves half the width of the vector units of processors that
 are not Intel's idle; oneDNN's kernels, which torch carries for compiled models, do not. Both round as float32 does.
-oneDNN writes a kernel for each shape that it meets, so the number of rows should take few values (`packed.rounded`).
 """
 
 from functools import cache

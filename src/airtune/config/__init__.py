@@ -13,6 +13,14 @@ from pydantic.dataclasses import dataclass
 from airtune.config.learning import LearningConfig
 from airtune.config.values import STRICT, Count, Fraction, NonNegative, Positive
 
+PolicyName = Literal[
+    "joint", "alternating", "traditional", "random", "round-robin", "best-channel", "capability", "myopic",
+    "no-switching", "no-power-control", "no-bandwidth-allocation", "digest", "oracle", "unlimited", "file",
+]  # fmt: skip
+"""Policies, `PolicyConfig.name`."""
+GIVEN_DELIVERY = ("traditional", "random", "round-robin", "best-channel", "capability", "unlimited", "file")
+"""Policies that may run under `WorldConfig.delivery`, choosing neither power nor band (a file's may not)."""
+
 Horizon = Literal["flat", "bound"]
 """How the rounds of a finite run are weighted, `PolicyConfig.horizon`."""
 
@@ -163,17 +171,22 @@ class WorldConfig:
 class PolicyConfig:
     """The online algorithm or a baseline, and its dials."""
 
-    name: Literal["joint", "alternating", "traditional", "capability", "unlimited", "digest", "file"] = "joint"
+    name: PolicyName = "joint"
     """joint: Solver B, each decision with a proven bound, §6; alternating: Solver A, §5; traditional: fixed module,
-    equal bandwidth, full power; capability: traditional with a larger module the faster the device; unlimited:
-    error-free upper bound; digest: the paper's subproblems taken literally, least power for π = 0.9 and most rate for
-    the band; file: your own, from `file`."""
+    equal bandwidth, full power; random, round-robin, best-channel: traditional with `scheduled` devices a round;
+    capability: traditional with a larger module the faster the device; myopic: joint under a hard budget each round;
+    no-switching, no-power-control, no-bandwidth-allocation: joint without that part; digest: the paper's subproblems
+    taken literally; oracle: knows all rounds beforehand; unlimited: error-free upper bound; file: your own, from
+    `file`. docs/policies.md."""
     file: Path | None = None
     """A Python file that defines `policy(problem) -> Decision`."""
     v: Positive = 1000.0
     """V [J² per unit of utility], the weight of learning against energy."""
     module: Count | None = None
-    """Module of the traditional and unlimited policies; None for the largest."""
+    """Module of the policies that keep to one (traditional, random, round-robin, best-channel, no-switching,
+    unlimited); None for the largest."""
+    scheduled: Count | None = None
+    """Devices a round of random, round-robin and best-channel; None for a quarter of the fleet."""
     account: Literal["horizon", "none"] = "horizon"
     """horizon: no device may spend more than its whole run's budget T·Ē; none: queues alone hold it back."""
     horizon: Horizon = "flat"
@@ -246,9 +259,9 @@ class RunConfig:
 
     @model_validator(mode="after")
     def _given_delivery(self) -> "RunConfig":
-        if self.world.delivery is not None and self.policy.name in ("joint", "alternating", "digest"):
+        if self.world.delivery is not None and self.policy.name not in GIVEN_DELIVERY:
             raise ValueError(
                 "world.delivery is for policies that choose neither power nor band (traditional, capability, "
-                f"unlimited), not for {self.policy.name}"
+                f"unlimited and the schedulers), not for {self.policy.name}"
             )
         return self

@@ -154,7 +154,15 @@ class WorldConfig:
     bs_power_dbm: Annotated[float, Field(ge=-30, le=80)] = 46.0
     shadowing_std_db: Annotated[float, Field(ge=0, le=100)] = 8.0
     shadowing_correlation: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Correlation of the shadowing of one device between rounds (first-order)."""
+    """Correlation of the shadowing of one device between rounds (first-order); of those that do not move."""
+    path_loss_1km_db: Annotated[float, Field(ge=0, le=300)] = 128.1
+    """Path loss at 1 km [dB]: 3GPP macro cell at 2 GHz."""
+    path_loss_per_decade_db: Annotated[float, Field(ge=0, le=100)] = 37.6
+    """What ten times the distance adds [dB]."""
+    vehicle_speed_mps: Annotated[float, Field(ge=0, le=150)] = 0.0
+    """Speed of devices of class vehicle on straight roads through the cell [m/s]; 0: they stand as all others do."""
+    decorrelation_m: Positive = 50.0
+    """Way over which a vehicle's shadowing keeps a correlation of 1/e [m]."""
     availability: Fraction = 1.0
     """Probability that a device is reachable in a round."""
 

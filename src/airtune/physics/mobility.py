@@ -45,7 +45,7 @@ def shadowing_correlation(moved_m: AnyFloat, decorrelation_m: float) -> NDArray[
     """Correlation of shadowing over a way, ρ = e^{−Δ/d} with decorrelation distance d.
 
     Source: M. Gudmundson, *Correlation model for shadow fading in mobile radio systems*, Electronics Letters 27(23),
-    1991; with d where the correlation is 1/e, as 3GPP TR 36.885 and TR 38.901 (7.4.4) use it.
+    1991; with d where the correlation is 1/e, as 3GPP TR 36.885 and TR 38.901, §7.4.4, use it.
 
     Args:
         moved_m: Δ ≥ 0 [m].

@@ -124,6 +124,14 @@ def test_a_measure_that_falls_is_told(scarce):
     assert all(mean < 0.3 for mean, point in zip(means, found.tried, strict=True) if point.value < found.met.value)
 
 
+def test_v_goes_with_the_square_of_the_budget_if_asked(scarce):
+    plain, scaled = Planner(scarce(), 1), Planner(scarce(), 1, scale_v=True)
+    assert plain.point("budget", 0.6).tradeoff_v == 20.0
+    point, same = scaled.point("budget", 0.6), Planner(scarce(policy={"v": 180.0}), 1).point("budget", 0.6)
+    assert point.tradeoff_v == pytest.approx(180.0) and point.utility.mean == pytest.approx(same.utility.mean)
+    assert scaled.point("bandwidth", 1e5).tradeoff_v == scaled.point("budget", 0.2).tradeoff_v == 20.0
+
+
 def test_devices_and_deadline_are_axes_too(scarce):
     planner = Planner(scarce(), 2)
     assert planner.point("devices", 4).devices == 4
@@ -178,7 +186,17 @@ def tiny(tiny_config, tmp_path):
 def test_the_command_tells_and_writes(tiny, tmp_path, capsys):
     out = tmp_path / "plan"
     options = ["--axes", "bandwidth,devices", "--bandwidth-hz", "1e5,1e6", "--factors", "1,2", "--seeds", "2"]
-    options += ["--target", "0.3", "--search", "budget", "--tolerance", "0.2", "--fleet.budget-scale", "0.5"]
+    options += [
+        "--target",
+        "0.3",
+        "--scale-v",
+        "--search",
+        "budget",
+        "--tolerance",
+        "0.2",
+        "--fleet.budget-scale",
+        "0.5",
+    ]
     assert run_cli(["plan", tiny, *options, "--out", str(out)]) == 0
     shown = capsys.readouterr().out
     assert "*1" in shown and "*4" in shown and "no training" in shown and "utility of 30.0 %:" in shown
@@ -189,6 +207,9 @@ def test_the_command_tells_and_writes(tiny, tmp_path, capsys):
     ]  # fmt: skip
     assert all(row["purpose"] == "search for utility 0.3" for row in rows[4:]) and len(rows) > 4
     assert all(float(row["budget_scale"]) == 0.5 for row in rows[:4])
+    assert all(
+        float(row["tradeoff_v"]) == pytest.approx(1000.0 * (float(row["budget_scale"]) / 0.5) ** 2) for row in rows[4:]
+    )
     told = json.loads((out / "plan.json").read_text())
     assert told["seeds"] == [0, 1] and told["config"]["fleet"]["budget_scale"] == 0.5
     assert told["points"][1]["utility"]["mean"] == float(rows[1]["utility"])

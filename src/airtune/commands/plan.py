@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import tyro
+
 from airtune.commands.arguments import name_first, parse, quiet_libraries, settings_of, split
 from airtune.types import AirtuneError
 
@@ -50,6 +52,8 @@ class _Plan:
     """Relative distance of the value found from the greatest below it that misses the target."""
     seeds: int = 3
     """Number of seeds: the configuration's seed and those after it."""
+    scale_v: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Let policy.v go with the square of the budget as the budget changes; else it stays as it is."""
 
 
 VALUES = {"bandwidth": "bandwidth_hz", "devices": "devices", "deadline": "deadline_s", "budget": "budget_scale"}
@@ -60,7 +64,7 @@ def plan_command(arguments: list[str]) -> None:
     """airtune plan NAME_OR_FILE [options and settings]."""
     name = name_first(arguments, "plan")
     prog = f"airtune plan {name}"
-    own, rest = split(arguments, {field.name for field in dataclasses.fields(_Plan)})
+    own, rest = split(arguments, {field.name for field in dataclasses.fields(_Plan)}, switches={"scale_v"})
     if {"-h", "--help"} & set(arguments):
         own, rest = ["--help"], []
     asked: _Plan = parse(_Plan, own, prog)
@@ -76,7 +80,7 @@ def plan_command(arguments: list[str]) -> None:
     searched = _listed(asked.search, "--search", SEARCHED) if asked.target is not None else ()
     for axis in searched:
         refuse_search(axis, asked.target or 0.0, asked.tolerance)
-    planner, console = Planner(config, asked.seeds), Console()
+    planner, console = Planner(config, asked.seeds, scale_v=asked.scale_v), Console()
     console.print(
         f"[bold]{config.name}[/], {label_of(config.policy)}, {config.rounds} rounds, {asked.seeds} seeds, no training"
     )

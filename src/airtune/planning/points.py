@@ -43,6 +43,8 @@ class Point:
     devices: int
     deadline_s: float
     budget_scale: float
+    tradeoff_v: float
+    """V [J² per unit of utility]."""
     utility: Estimate
     """Delivered utility as a share of the most there is, `Trial.utility`."""
     delivered: Estimate
@@ -70,6 +72,7 @@ class Planner:
         seeds: how many.
         policy: used instead of `config.policy` if given.
         learner: makes model, data and engine, once for all seeds, or for each where the training data depend on it.
+        scale_v: whether V goes with the square of the budget on the budget's axis, as its unit does; else it stays.
 
     Raises:
         AirtuneError: no seed, or a configuration whose decisions depend on training.
@@ -81,6 +84,8 @@ class Planner:
         seeds: int,
         policy: Policy | None = None,
         learner: Callable[[RunConfig], Learner] = learner_of,
+        *,
+        scale_v: bool = False,
     ) -> None:
         if seeds < 1:
             raise AirtuneError(f"--seeds: at least 1 would be right, got {seeds}")
@@ -88,6 +93,7 @@ class Planner:
         self.config = config
         self.seeds = tuple(range(config.seed, config.seed + seeds))
         self._policy = policy
+        self._scale_v = scale_v
         self._learner = learner
         self._learners: dict[int, Learner] = {}
         self._trials: dict[tuple[str, float], tuple[Trial, ...]] = {}
@@ -104,6 +110,9 @@ class Planner:
             AirtuneError: no such axis, a value that the setting refuses, or what `build` refuses.
         """
         config = _at(self.config, axis, value)
+        if axis == "budget" and self._scale_v:
+            v = config.policy.v * (value / self.value(axis)) ** 2
+            config = dataclasses.replace(config, policy=dataclasses.replace(config.policy, v=v))
         trials = self._tried(axis, value, config)
         base = self._tried(axis, self.value(axis), self.config)
         reached = [
@@ -122,6 +131,7 @@ class Planner:
             devices=config.fleet.devices,
             deadline_s=config.world.deadline_s,
             budget_scale=config.fleet.budget_scale,
+            tradeoff_v=config.policy.v,
             utility=over_seeds("utility"),
             delivered=over_seeds("delivered"),
             delivery_rate=estimate(rates),

@@ -9,6 +9,7 @@ tokens for every device in every round. The oracle sees all channels; both keep 
 import argparse
 import csv
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from airtune.control.queues import next_queue_j
 from airtune.physics.devices import sample_devices
 from airtune.physics.link import link_of
 from airtune.theory.constants import prior_constants
-from airtune.types import Decision, Memory, Modules, Policy, Problem
+from airtune.types import Decision, Modules, Policy, Problem
 from airtune.worlds.analytic import AnalyticWorld, radio_of
 
 OUT = Path("experiments/results/regret/shares.csv")
@@ -87,7 +88,7 @@ def online(cell: Cell, world: AnalyticWorld, policy: Policy) -> tuple[float, flo
         decision = policy(problem)
         spent = energy_j(problem, decision.module, decision.power_w)
         queue = next_queue_j(memory.queue_j, spent, cell.devices.budget_j)
-        memory = Memory(queue, memory.spent_j + spent, memory.bound)
+        memory = replace(memory, queue_j=queue, spent_j=memory.spent_j + spent)
         total += utility(problem, decision)
     return total / cell.rounds, float((memory.spent_j / (cell.rounds * cell.devices.budget_j)).max())
 

@@ -430,7 +430,10 @@ def test_damaged_rows_are_told(done, tmp_path, refused):
     ("arguments", "pattern"),
     [
         ("--policies nonsense", r"--policies: policy\.name: input should be 'joint', .*, got 'nonsense'"),
-        ("--policies alternating:2", r"--policies: alternating:2: only traditional and unlimited take a module"),
+        (
+            "--policies alternating:2",
+            r"--policies: alternating:2: only traditional, random, .*, unlimited take a module",
+        ),
         ("--policies traditional:x", r"--policies: policy\.module: input should be a valid integer, got 'x'"),
         ("--policies traditional:0", r"--policies: policy\.module: input should be greater than or equal to 1"),
         ("--policies joint,traditional:9", r"--policies: traditional:9: the family has modules 1 to 3"),

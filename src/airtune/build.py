@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from airtune.config import LearningConfig, ModelConfig, ModulesConfig, RunConfig, TaskConfig
-from airtune.control.baselines import policy_of
-from airtune.control.problem import Cell, first_memory
+from airtune.control.policies import policy_of
+from airtune.control.problem import Cell, first_memory, pose
 from airtune.fleets.simulated import SimulatedFleet
 from airtune.fleets.workers import Workers
 from airtune.learning.assets import ModelSource, load_model, resolve_model
@@ -34,7 +34,7 @@ from airtune.rng import Stream, generator
 from airtune.round import State, System
 from airtune.theory.constants import prior_constants
 from airtune.theory.estimates import Online
-from airtune.types import AirtuneError, FloatK, Modules, Policy
+from airtune.types import AirtuneError, FloatK, Modules, Policy, Problem
 from airtune.worlds.analytic import AnalyticWorld, candidates, radio_of, received_w
 
 
@@ -218,21 +218,27 @@ def build(
             config.learning.local_steps,
         ),
     )
-    system = System(
-        cell=cell,
-        world=world,
-        policy=policy or policy_of(config.policy, devices, len(shared.modules), config.seed),
-        fleet=fleet,
-        method=method,
-        learning=config.learning,
-    )
     initial, adapter, facts = family.initial(config.seed), None, ()
     if config.model.adapter is not None:
         adapter = read_adapter(config.model.adapter)
         initial, told = warm_start(adapter, family, initial)
         facts = (f"{adapter.description}, {told}",)
     adapters, kept = method.start(initial)
-    start = State(0, adapters, first_server(adapters, kept), first_memory(cell, config.policy.queue_start))
+    server, memory = first_server(adapters, kept), first_memory(cell, config.policy.queue_start)
+
+    def problems() -> list[Problem]:
+        each = ((world.observe(t), method.offer(t, server)) for t in range(config.rounds))
+        return [pose(cell, memory, observation, offer) for observation, offer in each]
+
+    system = System(
+        cell=cell,
+        world=world,
+        policy=policy or policy_of(config.policy, devices, len(shared.modules), config.seed, problems),
+        fleet=fleet,
+        method=method,
+        learning=config.learning,
+    )
+    start = State(0, adapters, server, memory)
     count = min(config.task.eval_samples, len(shared.dev))
     subset = np.sort(generator(config.seed, Stream.EVALUATION).choice(len(shared.dev), count, replace=False))
     return Experiment(config, shared, system, start, subset, adapter, facts)

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from airtune.commands.page import report_command, rows_command
+from airtune.commands.plan import plan_command
 from airtune.commands.runs import compare_command, export_command, resume_command, run_command
 from airtune.commands.shown import show_command
 from airtune.commands.solve import solve_command
@@ -29,6 +30,9 @@ USAGE = """usage: airtune COMMAND …
   rows RUN [RUN …] --out FILE.csv|FILE.parquet [--of rounds|devices|timings]
                          the rows as one table
   export RUN --out DIR   the adapter as a standard PEFT folder; --merged: as a plain model
+  plan NAME_OR_FILE [--target 0.6 --seeds 3 --axes bandwidth,budget --out DIR …]
+                         without training: energy, delivery, time and bound as band, devices,
+                         deadline and budget change; the least band or budget for a target
   solve FILE.json|- [--solver joint|alternating|exact] [--json]
                          one round's problem of your own: module, power and bandwidth per device
   verify [--instances 10000 --seed 0 --out DIR]
@@ -83,6 +87,8 @@ def _dispatch(arguments: list[str]) -> None:
             rows_command(arguments)
         case "export":
             export_command(arguments)
+        case "plan":
+            plan_command(arguments)
         case "solve":
             solve_command(arguments)
         case "verify":
@@ -96,5 +102,5 @@ def _dispatch(arguments: list[str]) -> None:
         case _:
             raise AirtuneError(
                 f"no command {command!r}; "
-                "there are run, resume, compare, sweep, show, report, rows, export, solve, verify and presets"
+                "there are run, resume, compare, sweep, show, report, rows, export, plan, solve, verify and presets"
             )

@@ -19,6 +19,8 @@ class Stream(IntEnum):
     EVALUATION = 10
     AVAILABILITY = 11
     CANDIDATES = 12
+    SCHEDULE = 13
+    HEADING = 14
 
 
 def generator(seed: int, stream: Stream, t: int = 0, device: int = 0) -> np.random.Generator:

@@ -23,7 +23,7 @@ UNITS = {
 """Units that keys end in; `dbm_per_hz` is told apart."""
 
 
-FIXED = ("traditional", "unlimited")
+FIXED = ("traditional", "random", "round-robin", "best-channel", "no-switching", "unlimited")
 """Policies that keep to one module, `policy.module`."""
 
 
@@ -189,7 +189,7 @@ def _under(base: RunConfig, policy: str) -> RunConfig:
         return load(values, "--policies")
     name, colon, module = policy.partition(":")
     if colon and name not in FIXED:
-        raise AirtuneError(f"--policies: {policy}: only {' and '.join(FIXED)} take a module, as in traditional:4")
+        raise AirtuneError(f"--policies: {policy}: only {', '.join(FIXED)} take a module, as in traditional:4")
     values["policy"] |= {"name": name, "file": base.policy.file if name == "file" else None}
     if colon:
         values["policy"]["module"] = module

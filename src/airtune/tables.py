@@ -3,8 +3,8 @@
 import csv
 import io
 import math
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -228,31 +228,38 @@ def write_comparison(comparison: Comparison, out: Path) -> tuple[Path, Path]:
     """Write compare.csv (a row per policy) and compare.json into a folder, which is made. Raises AirtuneError."""
     with told(out, "choose a folder that can be written"):
         out.mkdir(parents=True, exist_ok=True)
-        text = io.StringIO()
-        records = [flat(policy) for policy in comparison.policies]
-        writer = csv.DictWriter(text, fieldnames=list(records[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(records)
-        write_atomic(out / "compare.csv", text.getvalue().encode())
+        write_atomic(out / "compare.csv", csv_bytes([flat(policy) for policy in comparison.policies]))
         write_json(out / "compare.json", asdict(comparison))
     return out / "compare.csv", out / "compare.json"
 
 
+def csv_bytes(records: Sequence[Mapping[str, Any]]) -> bytes:
+    """Records of the same keys, at least one, as a CSV file with a heading."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(records[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return text.getvalue().encode()
+
+
 def flat(policy: PolicyReport) -> dict[str, Any]:
-    """One policy as CSV columns: an estimate becomes NAME and NAME_ci95 (half width), None an empty cell."""
+    """One policy as CSV columns; what it is on each seed is left to compare.json."""
+    record = columns(policy, _ESTIMATES)
+    del record["per_seed"]
+    paired = policy.difference
+    ends = (None, None, None) if paired is None else (paired.low, paired.high, paired.above)
+    record |= dict(zip(("difference_low", "difference_high", "difference_above"), ends, strict=True))
+    return record | {"seeds": " ".join(map(str, policy.seeds))}
+
+
+def columns(row: Any, estimates: Sequence[str]) -> dict[str, Any]:
+    """A dataclass as CSV columns: an estimate becomes NAME and NAME_ci95 (half width), None an empty cell."""
     record: dict[str, Any] = {}
-    for name in policy.__dataclass_fields__:
-        value = getattr(policy, name)
-        if name == "per_seed":
-            continue  # compare.json has them
-        if name in _ESTIMATES:
+    for field in fields(row):
+        name, value = field.name, getattr(row, field.name)
+        if name in estimates:
             record[name] = None if value is None else value.mean
             record[f"{name}_ci95"] = None if value is None else value.half_width
-            if name == "difference":
-                ends = (None, None, None) if value is None else (value.low, value.high, value.above)
-                record |= dict(zip(("difference_low", "difference_high", "difference_above"), ends, strict=True))
-        elif name == "seeds":
-            record[name] = " ".join(map(str, value))
         else:
             record[name] = value
     return record

@@ -5,10 +5,11 @@ import pytest
 
 from airtune.config import FleetConfig, PolicyConfig
 from airtune.control.alternating import AlternatingPolicy
-from airtune.control.baselines import CapabilityPolicy, TraditionalPolicy, UnlimitedPolicy, load_policy, policy_of
+from airtune.control.baselines import CapabilityPolicy, TraditionalPolicy, UnlimitedPolicy, load_policy
 from airtune.control.digest import DigestPolicy
 from airtune.control.evaluation import energy_j, validate_decision
 from airtune.control.joint import JointPolicy
+from airtune.control.policies import policy_of
 from airtune.physics.devices import sample_devices
 from airtune.types import AirtuneError, Policy
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from airtune.config import PolicyConfig
-from airtune.control.baselines import policy_of
+from airtune.control.policies import policy_of
 from airtune.types import AirtuneError, Policy
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "best_channel.py"

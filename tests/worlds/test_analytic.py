@@ -7,6 +7,7 @@ import pytest
 
 from airtune.config import FleetConfig, WorldConfig
 from airtune.physics.devices import sample_devices
+from airtune.physics.fading import Shadowing, path_gain
 from airtune.types import AirtuneError, World
 from airtune.worlds.analytic import AnalyticWorld, radio_of
 
@@ -109,3 +110,64 @@ def test_all_devices_are_candidates_unless_some_are_drawn():
     plain, all_drawn = world(8), AnalyticWorld(CONFIG, fleet(8), 3, lambda t: np.full(8, 100.0 + t), active=8)
     assert plain.observe(2).candidates is None
     np.testing.assert_array_equal(plain.observe(2).available, all_drawn.observe(2).available)
+
+
+def test_without_speed_the_world_is_what_it_was():
+    """Bit for bit path gain times shadowing of one correlation, vehicles or not."""
+    config = WorldConfig()
+    standing = world(40, config)
+    distance_m = np.hypot(standing.position_m[:, 0], standing.position_m[:, 1])
+    for t in (0, 3):
+        shadow = Shadowing(3, 40, 8.0, 0.9).level_db(t)
+        np.testing.assert_array_equal(standing.gain(t), path_gain(distance_m) * 10.0 ** (shadow / 10.0))
+        np.testing.assert_array_equal(standing.positions_m(t), standing.position_m)
+
+
+@pytest.fixture(scope="module")
+def driving():
+    """3,000 vehicles and 1,000 others, 20 m a round, decorrelating over 50 m."""
+    config = WorldConfig(vehicle_speed_mps=10.0, deadline_s=2.0, decorrelation_m=50.0, min_distance_m=20.0)
+    devices = sample_devices(FleetConfig(devices=4000, vehicle=3.0, sensor=1.0, phone_low=0, phone_mid=0, phone_high=0,
+                                         edge_box=0), np.full(4000, 100), 0)  # fmt: skip
+    return AnalyticWorld(config, devices, 3, lambda t: np.ones(4000)), np.array(devices.kind) == "vehicle"
+
+
+def test_vehicles_move_and_the_others_stand(driving):
+    moving, vehicle = driving
+    moved = np.hypot(*(moving.positions_m(6) - moving.positions_m(5)).T)
+    assert (moved[~vehicle] == 0).all() and (moved[vehicle] <= 20.0 + 1e-9).all()
+    assert np.isclose(moved[vehicle], 20.0, rtol=1e-9).mean() > 0.9  # but for those who turned back
+    assert np.hypot(*moving.positions_m(50).T).max() <= 500.0 + 1e-9
+
+
+def test_shadowing_of_vehicles_decorrelates_with_the_way(driving):
+    """e^{−20/50} = 0.67 for vehicles, 0.9 for the others; four standard errors."""
+    moving, vehicle = driving
+
+    def shadow_db(t):
+        distance_m = np.maximum(np.hypot(*moving.positions_m(t).T), 20.0)
+        return 10.0 * np.log10(moving.gain(t) / path_gain(distance_m))
+
+    first, second = shadow_db(7), shadow_db(8)
+    assert first.std() == pytest.approx(8.0, rel=0.05)
+    for who, rho in ((vehicle, np.exp(-0.4)), (~vehicle, 0.9)):
+        found = np.corrcoef(first[who], second[who])[0, 1]
+        assert found == pytest.approx(rho, abs=4 * (1 - rho**2) / np.sqrt(who.sum()))
+
+
+@pytest.mark.parametrize(
+    ("at_1_km_db", "per_decade_db", "metres", "loss_db"),
+    [
+        (17.30 + 3 * 38.3 + 24.9 * math.log10(3.5), 38.3, 30.0, 17.30 + 38.3 * math.log10(30) + 24.9 * math.log10(3.5)),
+        (18.6 + 3 * 35.7 + 20 * math.log10(2), 35.7, 80.0, 18.6 + 35.7 * math.log10(80) + 20 * math.log10(2)),
+    ],
+    ids=["InH NLOS at 3.5 GHz", "InF-DL at 2 GHz"],
+)
+def test_other_path_losses_by_two_numbers(at_1_km_db, per_decade_db, metres, loss_db):
+    """TR 38.901, table 7.4.1-1, in metres and GHz, against loss at 1 km and per decade."""
+    gain = path_gain(np.array([metres]), at_1_km_db, per_decade_db)
+    assert 10.0 * math.log10(gain[0]) == pytest.approx(-loss_db, abs=1e-9)
+    config = WorldConfig(path_loss_1km_db=at_1_km_db, path_loss_per_decade_db=per_decade_db, shadowing_std_db=0.0)
+    there = world(config=config)
+    distance_m = np.hypot(there.position_m[:, 0], there.position_m[:, 1])
+    np.testing.assert_allclose(there.gain(4), path_gain(distance_m, at_1_km_db, per_decade_db), rtol=1e-12)

@@ -5,6 +5,7 @@ import io
 import os
 import re
 import sys
+from collections.abc import Collection
 from typing import Any
 
 import tyro
@@ -52,15 +53,16 @@ def name_first(arguments: list[str], command: str) -> str:
     return arguments.pop(0)
 
 
-def split(arguments: list[str], names: set[str]) -> tuple[list[str], list[str]]:
-    """Options of these names with their values, and the rest."""
+def split(arguments: list[str], names: set[str], switches: Collection[str] = ()) -> tuple[list[str], list[str]]:
+    """Options of these names with their values, of which switches have none, and the rest."""
     own: list[str] = []
     rest, left = [], list(arguments)
     while left:
         option, equals, _ = left[0].partition("=")
-        mine = option.startswith("--") and option.removeprefix("--").replace("-", "_") in names
+        name = option.removeprefix("--").replace("-", "_") if option.startswith("--") else ""
+        mine = name in names
         (own if mine else rest).append(left.pop(0))
-        if mine and not equals and left:
+        if mine and name not in switches and not equals and left:
             own.append(left.pop(0))
     return own, rest
 

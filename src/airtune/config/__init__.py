@@ -13,6 +13,14 @@ from pydantic.dataclasses import dataclass
 from airtune.config.learning import LearningConfig
 from airtune.config.values import STRICT, Count, Fraction, NonNegative, Positive
 
+PolicyName = Literal[
+    "joint", "alternating", "traditional", "random", "round-robin", "best-channel", "capability", "myopic",
+    "no-switching", "no-power-control", "no-bandwidth-allocation", "digest", "oracle", "unlimited", "file",
+]  # fmt: skip
+"""Policies, `PolicyConfig.name`."""
+GIVEN_DELIVERY = ("traditional", "random", "round-robin", "best-channel", "capability", "unlimited", "file")
+"""Policies that may run under `WorldConfig.delivery`, choosing neither power nor band (a file's may not)."""
+
 Horizon = Literal["flat", "bound"]
 """How the rounds of a finite run are weighted, `PolicyConfig.horizon`."""
 
@@ -146,7 +154,15 @@ class WorldConfig:
     bs_power_dbm: Annotated[float, Field(ge=-30, le=80)] = 46.0
     shadowing_std_db: Annotated[float, Field(ge=0, le=100)] = 8.0
     shadowing_correlation: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Correlation of the shadowing of one device between rounds (first-order)."""
+    """Correlation of the shadowing of one device between rounds (first-order); of those that do not move."""
+    path_loss_1km_db: Annotated[float, Field(ge=0, le=300)] = 128.1
+    """Path loss at 1 km [dB]: 3GPP macro cell at 2 GHz."""
+    path_loss_per_decade_db: Annotated[float, Field(ge=0, le=100)] = 37.6
+    """What ten times the distance adds [dB]."""
+    vehicle_speed_mps: Annotated[float, Field(ge=0, le=150)] = 0.0
+    """Speed of devices of class vehicle on straight roads through the cell [m/s]; 0: they stand as all others do."""
+    decorrelation_m: Positive = 50.0
+    """Way over which a vehicle's shadowing keeps a correlation of 1/e [m]."""
     availability: Fraction = 1.0
     """Probability that a device is reachable in a round."""
 
@@ -163,17 +179,22 @@ class WorldConfig:
 class PolicyConfig:
     """The online algorithm or a baseline, and its dials."""
 
-    name: Literal["joint", "alternating", "traditional", "capability", "unlimited", "digest", "file"] = "joint"
+    name: PolicyName = "joint"
     """joint: Solver B, each decision with a proven bound, §6; alternating: Solver A, §5; traditional: fixed module,
-    equal bandwidth, full power; capability: traditional with a larger module the faster the device; unlimited:
-    error-free upper bound; digest: the paper's subproblems taken literally, least power for π = 0.9 and most rate for
-    the band; file: your own, from `file`."""
+    equal bandwidth, full power; random, round-robin, best-channel: traditional with `scheduled` devices a round;
+    capability: traditional with a larger module the faster the device; myopic: joint under a hard budget each round;
+    no-switching, no-power-control, no-bandwidth-allocation: joint without that part; digest: the paper's subproblems
+    taken literally; oracle: knows all rounds beforehand; unlimited: error-free upper bound; file: your own, from
+    `file`. docs/policies.md."""
     file: Path | None = None
     """A Python file that defines `policy(problem) -> Decision`."""
     v: Positive = 1000.0
     """V [J² per unit of utility], the weight of learning against energy."""
     module: Count | None = None
-    """Module of the traditional and unlimited policies; None for the largest."""
+    """Module of the policies that keep to one (traditional, random, round-robin, best-channel, no-switching,
+    unlimited); None for the largest."""
+    scheduled: Count | None = None
+    """Devices a round of random, round-robin and best-channel; None for a quarter of the fleet."""
     account: Literal["horizon", "none"] = "horizon"
     """horizon: no device may spend more than its whole run's budget T·Ē; none: queues alone hold it back."""
     horizon: Horizon = "flat"
@@ -246,9 +267,9 @@ class RunConfig:
 
     @model_validator(mode="after")
     def _given_delivery(self) -> "RunConfig":
-        if self.world.delivery is not None and self.policy.name in ("joint", "alternating", "digest"):
+        if self.world.delivery is not None and self.policy.name not in GIVEN_DELIVERY:
             raise ValueError(
                 "world.delivery is for policies that choose neither power nor band (traditional, capability, "
-                f"unlimited), not for {self.policy.name}"
+                f"unlimited and the schedulers), not for {self.policy.name}"
             )
         return self

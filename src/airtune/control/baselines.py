@@ -1,4 +1,4 @@
-"""Policies to compare with, and the policy a configuration asks for, §9."""
+"""Policies to compare with, and policies from a file, §9."""
 
 import importlib.util
 import sys
@@ -9,13 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from airtune.config import PolicyConfig
-from airtune.control.alternating import AlternatingPolicy
-from airtune.control.digest import DigestPolicy
 from airtune.control.evaluation import RELATIVE_SLACK, energy_j, make_decision, validate_decision
-from airtune.control.joint import JointPolicy
-from airtune.rng import Stream, generator
-from airtune.types import AirtuneError, Decision, Devices, FloatK, IntK, Policy, Problem
+from airtune.types import AirtuneError, BoolK, Decision, FloatK, IntK, Problem
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,7 +31,7 @@ class TraditionalPolicy:
         The account of device k before round t (from 0) holds (t + 1) Ē_k + phase_k E_k − spent_k, and it takes part if
         that covers E_k, the cost of this round, and the whole run's budget T Ē_k is not passed.
         """
-        return _all_who_can_pay(problem, np.full(len(problem.gain), _fixed_module(problem, self.module)), self.phase)
+        return _all_who_can_pay(problem, np.full(len(problem.gain), fixed_module(problem, self.module)), self.phase)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,6 +57,18 @@ class CapabilityPolicy:
 
 def _all_who_can_pay(problem: Problem, module: IntK, phase: FloatK) -> Decision:
     """Every device whose account covers this round's cost takes part at full power, the band shared equally."""
+    able, power = who_can_pay(problem, module, phase)
+    return equal_share(problem, module, power, able)
+
+
+def who_can_pay(problem: Problem, module: IntK, phase: FloatK) -> tuple[BoolK, FloatK]:
+    """Who can train its module at full power and pay for it from its account, and that power [W], each shape K.
+
+    Args:
+        problem: the round.
+        module: of each device, 1…M.
+        phase: where in its saving cycle each device starts, as in `TraditionalPolicy`.
+    """
     devices = np.arange(len(problem.gain))
     if phase.shape != devices.shape:
         raise AirtuneError(f"traditional: phase must have one entry per device, {len(devices)}, got {phase.shape}")
@@ -71,9 +78,13 @@ def _all_who_can_pay(problem: Problem, module: IntK, phase: FloatK) -> Decision:
     saved = (problem.t + 1) * problem.budget_j + phase * cost - problem.spent_j
     left = problem.rounds * problem.budget_j - problem.spent_j
     slack = RELATIVE_SLACK * cost
-    takes_part = able & (saved + slack >= cost) & (left + slack >= cost)
+    return able & (saved + slack >= cost) & (left + slack >= cost), power
+
+
+def equal_share(problem: Problem, module: IntK, power_w: FloatK, takes_part: BoolK) -> Decision:
+    """The decision in which those who take part share the band equally."""
     share = problem.bandwidth_hz / max(int(takes_part.sum()), 1)
-    return make_decision(problem, np.where(takes_part, module, 0), power, np.where(takes_part, share, 0.0))
+    return make_decision(problem, np.where(takes_part, module, 0), power_w, np.where(takes_part, share, 0.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +99,7 @@ class UnlimitedPolicy:
 
     def __call__(self, problem: Problem) -> Decision:
         """Decide a round; the objective is V Σ U, energy being free."""
-        module, devices = _fixed_module(problem, self.module), len(problem.gain)
+        module, devices = fixed_module(problem, self.module), len(problem.gain)
         joins, worth = np.ones(devices, np.bool_), problem.utility[:, module - 1]
         if problem.candidates is not None:
             joins, worth = problem.candidates, worth[problem.candidates]
@@ -161,43 +172,6 @@ def load_policy(path: Path) -> FilePolicy:
     return FilePolicy(path, function)
 
 
-def policy_of(config: PolicyConfig, devices: Devices, modules: int, seed: int) -> Policy:
-    """The policy a configuration asks for.
-
-    Args:
-        config: name and dials.
-        devices: the fleet.
-        modules: M.
-        seed: the run's seed; the traditional policy's phases are drawn from it.
-
-    Raises:
-        AirtuneError: a policy file that cannot be used.
-    """
-    match config.name:
-        case "joint":
-            return JointPolicy()
-        case "alternating":
-            return AlternatingPolicy()
-        case "traditional":
-            return TraditionalPolicy(config.module, _phase(devices, seed))
-        case "capability":
-            speed = devices.frequency_hz * devices.flop_per_cycle
-            place = np.argsort(np.argsort(speed, kind="stable"), kind="stable")
-            return CapabilityPolicy(1 + place * modules // len(speed), _phase(devices, seed))
-        case "unlimited":
-            return UnlimitedPolicy(config.module)
-        case "digest":
-            return DigestPolicy()
-        case "file":
-            if config.file is None:
-                raise AirtuneError("policy.file must be given when policy.name is 'file'")
-            return load_policy(config.file)
-
-
-def _phase(devices: Devices, seed: int) -> FloatK:
-    return generator(seed, Stream.BASELINE).random(len(devices.kind))
-
-
 def _place(error: BaseException, path: Path) -> str:
     """The file, and its line where the error arose if it was reached."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
@@ -209,7 +183,7 @@ def _named(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
 
 
-def _fixed_module(problem: Problem, module: int | None) -> int:
+def fixed_module(problem: Problem, module: int | None) -> int:
     """The module asked for, 1…M, the largest if None."""
     count = problem.utility.shape[1]
     if module is not None and not 1 <= module <= count:

@@ -58,7 +58,8 @@ def rate_bandwidth_hz(weight: Floats, snr_hz: Floats, band_hz: float, steps: int
 
 def _marginal(snr: Floats) -> Floats:
     """ln(1+u) − u/(1+u), by its series u²/2 − 2u³/3 where that would cancel."""
-    return np.where(snr < 1e-4, snr * snr * (0.5 - snr * (2.0 / 3.0)), np.log1p(snr) - snr / (1.0 + snr))
+    small = np.minimum(snr, 1e-4)
+    return np.where(snr < 1e-4, small * small * (0.5 - small * (2.0 / 3.0)), np.log1p(snr) - snr / (1.0 + snr))
 
 
 def _snr_at(marginal: Floats) -> Floats:

@@ -8,7 +8,7 @@ has probability exp(−c/p), so drawing h realises (6) exactly.
 import numpy as np
 
 from airtune.rng import Stream, generator
-from airtune.types import AirtuneError, BoolK, FloatK
+from airtune.types import AirtuneError, AnyFloat, BoolK, FloatK
 
 PATH_LOSS_AT_1_KM_DB = 128.1
 """Macro cell, 2 GHz carrier: 3GPP TR 36.814 table A.2.1.1-3 and TR 36.942 §4.5.2 (base station 15 m above roofs)."""
@@ -36,11 +36,17 @@ def positions_m(seed: int, devices: int, radius_m: float, min_distance_m: float)
     return np.stack((distance_m * np.cos(angle), distance_m * np.sin(angle)), axis=1)
 
 
-def path_gain(distance_m: FloatK) -> FloatK:
-    """Path gain of a macro cell, linear, shape K; loss 128.1 + 37.6 log10(d/km) dB (3GPP TR 36.814, A.2.1.1-3).
+def path_gain(
+    distance_m: FloatK,
+    at_1_km_db: float = PATH_LOSS_AT_1_KM_DB,
+    per_decade_db: float = PATH_LOSS_PER_DECADE_DB,
+) -> FloatK:
+    """Path gain, linear, shape K; loss A + B log10(d/km) dB, by default of a macro cell (3GPP TR 36.814, A.2.1.1-3).
 
     Args:
         distance_m: d_k > 0 [m], shape K.
+        at_1_km_db: A [dB].
+        per_decade_db: B [dB].
 
     Raises:
         AirtuneError: a distance that is not positive.
@@ -48,7 +54,7 @@ def path_gain(distance_m: FloatK) -> FloatK:
     """
     if not np.all(distance_m > 0.0):
         raise AirtuneError(f"distance_m must be > 0 everywhere, got a least value of {np.min(distance_m)}")
-    loss_db = PATH_LOSS_AT_1_KM_DB + PATH_LOSS_PER_DECADE_DB * np.log10(distance_m / 1000.0)
+    loss_db = at_1_km_db + per_decade_db * np.log10(distance_m / 1000.0)
     return 10.0 ** (-loss_db / 10.0)
 
 
@@ -56,14 +62,15 @@ class Shadowing:
     """Log-normal shadowing of K devices, a stationary first-order Gauss–Markov process over rounds [dB].
 
     X(0) = σ ε(0), X(t) = ρ X(t−1) + σ √(1−ρ²) ε(t), so every X(t) ~ N(0, σ²) and corr(X(t), X(t+n)) = ρⁿ (Gudmundson,
-    Electronics Letters 1991, with the distance moved between two rounds folded into ρ). ε(t) comes from round t's own
-    generator, so X(t) depends on (seed, t) alone, bit for bit. The last value is kept: rounds in order cost O(K).
+    Electronics Letters 1991, with the distance moved between two rounds folded into ρ, one for all devices or one for
+    each). ε(t) comes from round t's own generator, so X(t) depends on (seed, t) alone, bit for bit. The last value is
+    kept: rounds in order cost O(K).
     """
 
     __slots__ = ("_correlation", "_devices", "_last", "_seed", "_std_db", "_t")
 
-    def __init__(self, seed: int, devices: int, std_db: float, correlation: float) -> None:
-        if std_db < 0.0 or not 0.0 <= correlation < 1.0:
+    def __init__(self, seed: int, devices: int, std_db: float, correlation: AnyFloat) -> None:
+        if std_db < 0.0 or not np.all((correlation >= 0.0) & (correlation < 1.0)):
             raise AirtuneError(f"shadowing needs std_db ≥ 0 and correlation in [0, 1), got {std_db} and {correlation}")
         self._seed = seed
         self._devices = devices

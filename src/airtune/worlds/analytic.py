@@ -1,4 +1,4 @@
-"""The analytic radio world: one cell, path loss, correlated shadowing, random availability; nothing is stored."""
+"""The analytic radio world: one cell, path loss, shadowing, vehicles, random availability; nothing is stored."""
 
 from collections.abc import Callable
 
@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from airtune.config import WorldConfig
 from airtune.physics.fading import Shadowing, path_gain, positions_m
+from airtune.physics.mobility import headings_rad, on_road_m, shadowing_correlation
 from airtune.rng import Stream, generator
 from airtune.types import AirtuneError, BoolK, Devices, FloatK, Observation, Radio
 from airtune.units import db_to_linear, dbm_to_w
@@ -46,10 +47,13 @@ class AnalyticWorld:
     and every policy see the same channels. Rayleigh fading is not observed: it decides whether an upload arrives, (6).
     """
 
-    __slots__ = ("_active", "_availability", "_path_gain", "_seed", "_shadowing", "_tokens", "position_m")
+    __slots__ = (
+        "_active", "_availability", "_config", "_heading_rad", "_moves", "_path_gain", "_seed", "_shadowing", "_tokens",
+        "position_m",
+    )  # fmt: skip
 
     position_m: np.ndarray
-    """Device positions (x, y) with the base station at the origin, K×2 [m]."""
+    """Device positions (x, y) before the first round, with the base station at the origin, K×2 [m]."""
 
     def __init__(
         self,
@@ -63,7 +67,7 @@ class AnalyticWorld:
 
         Args:
             config: the cell and its channel.
-            devices: the fleet, of which only the number K matters here.
+            devices: the fleet, of which only the number K and who is a vehicle matter here.
             seed: of the run.
             tokens: pure function, round t → N_k(t), tokens each device will process if scheduled, shape K.
             active: how many devices are candidates in a round; None for all.
@@ -72,8 +76,17 @@ class AnalyticWorld:
         count = len(devices.kind)
         self.position_m = positions_m(seed, count, config.cell_radius_m, config.min_distance_m)
         self.position_m.flags.writeable = False
-        self._path_gain = path_gain(np.hypot(self.position_m[:, 0], self.position_m[:, 1]))
-        self._shadowing = Shadowing(seed, count, config.shadowing_std_db, config.shadowing_correlation)
+        self._config = config
+        self._moves = np.array([kind == "vehicle" for kind in devices.kind]) & (config.vehicle_speed_mps > 0.0)
+        self._heading_rad = headings_rad(seed, count)
+        self._path_gain = self._gain_at(self.position_m)
+        correlation = config.shadowing_correlation
+        if self._moves.any():
+            moved_m = config.vehicle_speed_mps * config.deadline_s
+            correlation = np.where(
+                self._moves, shadowing_correlation(moved_m, config.decorrelation_m), config.shadowing_correlation
+            )
+        self._shadowing = Shadowing(seed, count, config.shadowing_std_db, correlation)
         self._active = active
         self._availability = config.availability
         self._seed = seed
@@ -98,7 +111,20 @@ class AnalyticWorld:
 
     def gain(self, t: int) -> FloatK:
         """Mean channel power gain g_k(t), linear, shape K."""
-        return self._path_gain * 10.0 ** (self._shadowing.level_db(t) / 10.0)
+        path = self._gain_at(self.positions_m(t)) if self._moves.any() else self._path_gain
+        return path * 10.0 ** (self._shadowing.level_db(t) / 10.0)
+
+    def positions_m(self, t: int) -> NDArray[np.float64]:
+        """Positions at the start of round t, K×2 [m]; a round lasts its deadline."""
+        travelled_m = t * self._config.deadline_s * self._config.vehicle_speed_mps
+        driven = on_road_m(self.position_m, self._heading_rad, travelled_m, self._config.cell_radius_m)
+        return np.where(self._moves[:, None], driven, self.position_m)
+
+    def _gain_at(self, position_m: NDArray[np.float64]) -> FloatK:
+        """Path gain at positions; nobody is nearer to the base station than the least distance."""
+        config = self._config
+        distance_m = np.maximum(np.hypot(position_m[:, 0], position_m[:, 1]), config.min_distance_m)
+        return path_gain(distance_m, config.path_loss_1km_db, config.path_loss_per_decade_db)
 
 
 def received_w(

@@ -247,7 +247,6 @@ def main() -> None:
         spent[name] = clock() - begin
     rates: dict[str, list[float]] = {name: [] for name in sides.all}
     padding: list[float] = []
-    shares: list[float] = []
     rates_of: dict[str, list[float]] = {name: [] for name in MULTIPLY}
     for repetition in range(1, given.repetitions + 1):
         steps = batches(tokens, given.steps, repetition)
@@ -261,7 +260,6 @@ def main() -> None:
             rates[name].append(real / (clock() - begin))
         for name, multiply in MULTIPLY.items():
             rates_of[name].append(gemm_rate(clock, multiply))
-        shares.append(100 * flop * rates["engine"][-1] / max(peaks[-1] for peaks in rates_of.values()))
     print(f"{'tokens/s':46}{'median':>10}{'least':>8}{'most':>8}")
     for name, label in LABELS.items():
         line(f"{name}: {label}", rates[name])
@@ -270,7 +268,8 @@ def main() -> None:
         line(f"  {one} / {other}", [a / b for a, b in zip(rates[one], rates[other], strict=True)], 2)
     for name, peaks in rates_of.items():
         line(f"square fp32 products, {name} [GFLOP/s]", [peak / 1e9 for peak in peaks], 1)
-    line("airtune, packed: share of the faster [%]", shares, 1)
+        share = [100 * flop * rate / peak for rate, peak in zip(rates["engine"], peaks, strict=True)]
+        line("  airtune, packed: share of it [%]", share, 1)
     print(f"it executes {flop / 1e6:.1f} MFLOP per token in linear layers; attention and all else are not counted")
     print(
         f"scores of {SCORED} samples at half depth: {spent['plain']:.1f} s, {spent['filling']:.1f} s while states "

@@ -26,7 +26,7 @@ from airtune.settings import read_config
 
 BASE = Path(__file__).parents[1] / "experiments" / "methods.toml"
 DELIVERIES = (1.0, 0.7)
-GRID = (2e-3, 5e-3, 1e-2, 2e-2)
+GRID = (2e-3, 5e-3, 1e-2, 2e-2, 4e-2)
 """Learning rates of the devices' AdamW, adapter and head; of the server under FedAdam, where devices run SGD."""
 COMMON = 5e-3
 TUNE_SEED = 100

@@ -8,12 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from airtune.control.baselines import TraditionalPolicy
 from airtune.control.evaluation import energy_j, make_decision
+from airtune.control.joint import JointPolicy
 from airtune.control.problem import Cell, divergence, first_memory, pose, remember
 from airtune.physics.link import OutageLink
 from airtune.theory.constants import Constants
 from airtune.theory.estimates import first_estimates
-from airtune.types import Decision, Devices, Memory, Modules, Observation, Outcome, Radio
+from airtune.types import Decision, Devices, Memory, Modules, Observation, Offer, Outcome, Radio
 
 NOISE_W_PER_HZ = 1e-19
 
@@ -176,3 +178,41 @@ def test_rounds_weigh_as_in_the_bound():
     assert v == pytest.approx([50.0 * 5 * each / sum(factor) for each in factor], rel=1e-12)
     flat = dataclasses.replace(cell, horizon="flat")
     assert pose(flat, first_memory(flat, 0.0), observe(flat, t=4)).tradeoff_v == 50.0
+
+
+def test_what_a_method_sends_is_what_the_round_is_charged_for():
+    """Bits up are the payload, bits down take time from the upload, and no device gets more than its largest module."""
+    cell = make_cell(account=False)
+    seen = observe(cell)
+    own = pose(cell, first_memory(cell, 0.5), seen)
+    down_bit = np.array([1e7, 2e7])
+    asked = Offer(np.array([2e5, 3e6]), down_bit, largest=np.array([2, 1, 2]))
+    told = pose(cell, first_memory(cell, 0.5), seen, asked)
+    assert (told.payload_bit == [[2e5, 3e6]] * 3).all()
+    snr = 40.0 * 1e-11 / (NOISE_W_PER_HZ * 1e6)
+    rate = 1e6 * math.log2(1 + snr)
+    compute_s = 800.0 * np.outer(1 / (cell.devices.frequency_hz * 8.0), [1e7, 2e7])
+    assert np.allclose(told.uplink_s, 4.0 - down_bit / rate - compute_s)
+    assert np.allclose(own.uplink_s - told.uplink_s, (down_bit - cell.modules.downlink_bit) / rate)
+    assert own.feasible.all(axis=1).tolist() == [True, True, False]  # the last one has no memory for module 2
+    assert told.feasible.tolist() == [[True, True], [True, False], [True, False]]
+
+
+def test_more_bits_cost_energy_where_the_power_is_chosen_and_success_where_it_is_fixed():
+    """joint buys success with power; at full power over all the time left, (7), energy stays and success falls."""
+    cell = make_cell(account=False, budget_j=50.0)
+
+    def decided(policy, payload_bit):
+        offer = Offer(np.full(2, payload_bit), np.full(2, 1e5))
+        problem = pose(cell, first_memory(cell, 0.02), observe(cell), offer)
+        decision = policy(problem)
+        return decision, energy_j(problem, decision.module, decision.power_w)
+
+    (few, few_j), (many, many_j) = (decided(JointPolicy(), bit) for bit in (2e5, 1e6))
+    assert (few.module > 0).all() and (many.module > 0).all()
+    assert many_j.sum() > 1.05 * few_j.sum()
+    fixed = TraditionalPolicy(1, np.zeros(3))
+    (few, few_j), (many, many_j) = (decided(fixed, bit) for bit in (1e6, 4e6))
+    assert (few.module == 1).all() and (many.module == 1).all()
+    assert np.allclose(few_j, many_j)
+    assert (many.success_probability < few.success_probability).all()

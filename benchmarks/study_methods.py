@@ -187,6 +187,15 @@ def table(rows: list[dict[str, str]], task: str, rates: dict[str, float]) -> str
     return "\n".join(lines)
 
 
+def tried_table(rows: list[dict[str, str]]) -> str:
+    """What was tried, in Markdown: a method's accuracy [%] at each rate."""
+    found = {(row["method"], float(row["rate"])): f"{100 * float(row['accuracy']):.1f}" for row in rows}
+    lines = ["| method | " + " | ".join(f"{rate:g}" for rate in GRID) + " |", "|---" * (len(GRID) + 1) + "|"]
+    for name in dict.fromkeys(row["method"] for row in rows):
+        lines.append(f"| {name} | " + " | ".join(found.get((name, rate), "–") for rate in GRID) + " |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Run what is not done yet, then print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -212,6 +221,9 @@ def main() -> None:
             if number % parts == part and not done(key, read(target)):
                 placed = dataclasses.replace(config, data_dir=given.data_dir, threads=given.threads)
                 append(own, run(key, placed, given.scratch))
+    if given.rates == "tune":
+        print(f"\nsst2, seed {TUNE_SEED}\n\n{tried_table(read(target))}")
+        return
     for task in given.tasks:
         print(f"\n{task}\n\n{table(read(target), task, rates)}")
 

@@ -189,6 +189,24 @@ def test_fedex_is_the_mean_product_exactly(dense, whole, drawn):
             before[name] = adapters[f"{name}.merged"].numpy().copy()
 
 
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("modules", [(1, 3, 2, 3), (3, 2, 3), (3, 3), (2, 1), (3,)])
+def test_fedex_residual_comes_down_by_factors_of_its_rank(whole, modules):
+    """Mixed ranks and depths, on matrices so large that factors are smaller than the dense change."""
+    tall, wide = 30, 40
+    family = replace(FAMILY, matrices=tuple(replace(m, in_features=wide, out_features=tall) for m in FAMILY.matrices))
+    method, draw = FedEx(Nest(family, SIZES, whole)), torch.Generator().manual_seed(1)
+    theta = {n: torch.randn(x.shape, generator=draw, dtype=torch.float64) for n, x in family.initial(0).items()}
+    adapters, server = begun(method, theta)
+    updates, _ = updates_of(method, adapters, server, [(m, 0.1 + k, k) for k, m in enumerate(modules)])
+    first, (adapters, server) = method.offer(0, server), after(method, adapters, server, updates)
+    rank = {1: (0, 0, 1), 2: (0, 2, 2), 3: (4, 4, 4)}  # of the matrices of layers 0, 1 and 2
+    rows = [sum(held) - min(held) for held in zip(*(rank[m] for m in modules), strict=True)]
+    assert rows == [np.linalg.matrix_rank(adapters[f"{name}.merged"].numpy(), tol=1e-9) for name in NAMES]
+    more = method.offer(1, server).downlink_bit - first.downlink_bit
+    assert more.tolist() == [8 * (tall + wide) * sum(rows)] * M
+
+
 @given(drawn=deliveries)
 @settings(max_examples=15, deadline=None)
 def test_flora_merges_the_stacked_products(dense, drawn):

@@ -115,10 +115,12 @@ class FedEx:
 
     W ← W + (α/R) (Σ p_k B_k A_k − B̄ Ā), p_k = ω_k over the weight delivered, with models padded as for FedIT.
 
-    Up: the slice of A and B, and the head. Down: the means, and the residual of the round before by its factors
-    (Σ_k R + R rows), or dense where that is smaller. Devices that sit out listen too. A device of a small module
-    receives the first components of the means and the whole residual. A lost upload takes no part in means or
-    residual.
+    Up: the slice of A and B, and the head. Down: the means, and the residual of the round before by factors of its
+    rank, or dense where that is smaller. For each matrix that rank is at most Σ r_k − min r_k over those who delivered,
+    r_k = 0 where a device does not hold it: what they miss is Σ p_k (b_k − b̄)(a_k − ā)ᵀ of each component, those
+    without it counting as one point (θ, or 0 under context "slice"), and n points span n − 1 differences. A device of a
+    small module receives the first components of the means and the whole residual. A lost upload takes no part in means
+    or residual.
     """
 
     nest: Nest
@@ -139,6 +141,7 @@ class FedEx:
         """The means, and the mean product less their product."""
         products = {name: torch.zeros_like(tensor) for name, tensor in _unmerged(adapters).items()}
         names, weights = matrices_of(adapters), list[float]()
+        ranks = {name: list[int]() for name in names}
 
         def seen() -> Iterable[Update]:
             for update in updates:
@@ -147,6 +150,7 @@ class FedEx:
                 for name in names:
                     product = model[f"{name}.lora_B"] @ model[f"{name}.lora_A"]
                     products[f"{name}.merged"] += update.weight * product
+                    ranks[name].append(len(update.delta.get(f"{name}.lora_A", ())))
                 yield update
 
         plain = {name: tensor for name, tensor in adapters.items() if not is_merged(name)}
@@ -154,7 +158,7 @@ class FedEx:
         for name in names:
             a, b = (adapters[f"{name}.{x}"] + change[f"{name}.{x}"] for x in ("lora_A", "lora_B"))
             change[f"{name}.merged"] = self.nest.family.scale * (products[f"{name}.merged"] / sum(weights) - b @ a)
-        rows = {name: (len(weights) + 1) * self.nest.family.rank for name in names}
+        rows = {name: sum(held) - min(held) for name, held in ranks.items()}
         return Combined(change, {"merged_parameters": _parameters(adapters, rows)})
 
     def models(self, adapters: Adapters, server: ServerState) -> tuple[Adapters, ...]:

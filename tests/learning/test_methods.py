@@ -33,7 +33,8 @@ FAMILY = Family(
 )
 SIZES = ModulesConfig(ranks=FAMILY.ranks, depths=FAMILY.depths, bits_per_parameter=8, overhead_bit=100.0)
 NAMES = [matrix.name for matrix in FAMILY.matrices]
-PLAIN = LearningConfig(server_optimizer="mean", server_rate=1.0, server_momentum=0.0, average=0.0)
+SERVER = {"server_optimizer": "mean", "server_rate": 1.0, "server_momentum": 0.0, "average": 0.0}
+PLAIN = LearningConfig(**SERVER)
 DEVICES = 6
 deliveries = st.lists(
     st.tuples(st.integers(1, M), st.floats(0.05, 1.0), st.integers(0, 2**31 - 1)), min_size=1, max_size=DEVICES
@@ -388,10 +389,20 @@ def test_tail_norm_bounds_what_pruning_loses(dense):
     [
         ({"method": "flora"}, "server_optimizer mean"),
         ({"method": "fedsa", "server_optimizer": "mean"}, "average 0"),
-        ({"method": "rolora", "lost": "carry"}, "lost carry"),
+        *(
+            ({"method": method, "lost": "carry", **SERVER}, f"lost carry: .*{method}")
+            for method in ("flexlora", "flora", "rolora", "fedsa", "hetlora")
+        ),
+        ({"basis": "energy", "lost": "carry"}, "lost carry: .*basis fixed"),
         ({"method": "ffa", "basis": "energy"}, "basis energy"),
     ],
 )
 def test_what_does_not_go_together_is_refused(changes, word):
     with pytest.raises(ValueError, match=word):
         LearningConfig(**changes)
+
+
+def test_stacks_within_workers_are_refused():
+    with pytest.raises(ValueError, match=r"set learning\.stack 1, or workers 1"):
+        RunConfig(workers=2, learning=LearningConfig(stack=2))
+    assert RunConfig(workers=2).learning.stack == RunConfig(learning=LearningConfig(stack=2)).workers == 1

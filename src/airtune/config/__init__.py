@@ -273,3 +273,9 @@ class RunConfig:
                 f"unlimited and the schedulers), not for {self.policy.name}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _one_way_of_training(self) -> "RunConfig":
+        if self.workers > 1 and self.learning.stack > 1:
+            raise ValueError("workers train device by device: set learning.stack 1, or workers 1")
+        return self

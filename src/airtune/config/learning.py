@@ -10,6 +10,10 @@ from airtune.config.values import STRICT, Count, NonNegative, Positive, Rate
 MethodName = Literal["nested", "sum", "fedit", "hetlora", "flexlora", "flora", "fedex", "ffa", "fedsa", "rolora"]
 """Federated LoRA methods, `LearningConfig.method`."""
 
+UNCARRIED = ("flexlora", "flora", "rolora", "fedsa", "hetlora")
+"""Methods to which an update of an earlier round is of other factors (flexlora, flora), of the other factor (rolora),
+added to a device's own B once more (fedsa), or a reason to prune again (hetlora)."""
+
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class LearningConfig:
@@ -49,7 +53,8 @@ class LearningConfig:
     average 0."""
     lost: Literal["renormalise", "inverse", "carry"] = "renormalise"
     """What stands in for a lost upload: renormalise: those delivered count for all; inverse: they weigh 1/π, the chance
-    they had, at most `inverse_cap`; carry: the device's last delivered update."""
+    they had, at most `inverse_cap`; carry: the device's last delivered update (not with basis energy, flexlora,
+    flora, rolora, fedsa and hetlora)."""
     inverse_cap: Annotated[float, Field(ge=1)] = 5.0
     """Largest 1/π under lost = inverse."""
     prune_weight: NonNegative = 5e-3
@@ -80,7 +85,8 @@ class LearningConfig:
     depth (context slice, or a family of less depth than the model)."""
     stack: Count = 1
     """Devices of one module trained in one pass; 1 on a CPU, more keep a GPU busy at the price of as much more memory.
-    Devices that report on their gradient (`constants.source` estimated) train one by one."""
+    Not with several `workers`. Devices that report on their gradient (`constants.source` estimated) train one by
+    one."""
 
     @model_validator(mode="after")
     def _plain_server(self) -> "LearningConfig":
@@ -90,8 +96,14 @@ class LearningConfig:
                 f"method {self.method} replaces the adapter: set server_optimizer mean, server_rate 1, server_momentum "
                 "0 and average 0"
             )
-        if self.method in ("flexlora", "flora", "rolora") and self.lost == "carry":
-            raise ValueError(f"lost carry: an update of an earlier round means nothing to method {self.method}")
+        if self.lost == "carry":
+            if self.method in UNCARRIED:
+                raise ValueError(
+                    f"lost carry: an update of an earlier round does not fit method {self.method}; use renormalise or "
+                    "inverse"
+                )
+            if self.basis == "energy":
+                raise ValueError("lost carry: updates are kept in the basis of their round; use basis fixed")
         if self.basis == "energy" and self.method not in ("nested", "sum", "fedit", "hetlora"):
             raise ValueError(f"basis energy: method {self.method} does not allow another basis; use fixed")
         return self

@@ -108,3 +108,18 @@ def test_what_has_changed_is_judged_anew(tiny_config, tmp_path, passes):
     judge.judge(moved, index[1:])
     judge.judge(start, index[1:])
     assert passes == [30, 29, 29, 29]
+
+
+def test_each_sample_is_judged_by_its_own_model(tiny_config, tmp_path, passes, monkeypatch):
+    """Two models that say one class whatever they read; they take turns over the samples asked for."""
+    experiment = build(tiny_config(tmp_path / "run"))
+    average = dict(experiment.start.server.average)
+    models = tuple(average | {"classifier.bias": torch.tensor(bias)} for bias in ([99.0, -99.0], [-99.0, 99.0]))
+    monkeypatch.setattr(type(experiment.system.method), "models", lambda *_: models)
+    zeros, ones = (np.flatnonzero(experiment.learner.dev.label == label) for label in (0, 1))
+    for first, second, expected in ((zeros, ones, 1.0), (ones, zeros, 0.0), (zeros, zeros, 0.6), (ones, ones, 0.4)):
+        index = np.empty(5, dtype=np.int64)
+        index[0::2], index[1::2] = first[:3], second[:2]
+        passes.clear()
+        assert Judge(experiment).judge(experiment.start, index).score == expected and passes == [3, 2]
+    assert Judge(experiment).judge(experiment.start, zeros[:1]).score == 1.0, "one sample: the first model alone"

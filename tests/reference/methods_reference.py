@@ -1,6 +1,6 @@
 """Federated LoRA methods as dense matrices, one rank-one term at a time; shares no code with src.
 
-A device is (weight, module, {name: dense trained slice}); `shape` tells what a module holds: rank, and the matrices.
+A device is (weight, {name: dense trained slice}).
 """
 
 import numpy as np
@@ -38,7 +38,18 @@ def mean_factors(theta, devices, matrix, whole):
     return sum(w * a for w, a, _ in models) / weight, sum(w * b for w, _, b in models) / weight
 
 
+def by_norm(devices, matrices):
+    """The devices at weight w_k √Σ‖B_k A_k‖²_F over the matrices that they hold."""
+    weighed = []
+    for weight, trained in devices:
+        held = [name for name in matrices if f"{name}.lora_A" in trained]
+        square = sum((product(trained[f"{n}.lora_B"], trained[f"{n}.lora_A"]) ** 2).sum() for n in held)
+        weighed.append((weight * square**0.5, trained))
+    return weighed
+
+
 def mean_head(devices, name):
+    """Mean of the devices' heads."""
     return sum(w * trained[name] for w, trained in devices) / sum(w for w, _ in devices)
 
 

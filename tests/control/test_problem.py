@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from airtune.control.baselines import TraditionalPolicy
 from airtune.control.evaluation import energy_j, make_decision
 from airtune.control.joint import JointPolicy
-from airtune.control.problem import Cell, divergence, first_memory, own_offer, pose, remember
+from airtune.control.problem import Cell, divergence, first_memory, pose, remember
 from airtune.physics.link import OutageLink
 from airtune.theory.constants import Constants
 from airtune.theory.estimates import first_estimates
@@ -63,20 +63,6 @@ def observe(cell, t=1, tokens=800.0):
 
 def memory_of(spent_j):
     return Memory(np.zeros(3), spent_j, 0.7, 0.7, first_estimates(3, 2))
-
-
-def test_what_the_method_offers_limits_the_modules_and_sets_the_bits():
-    """Largest modules of devices that pruned, as HetLoRA offers them; the third device holds the first module alone."""
-    cell = make_cell()
-    memory, observation = first_memory(cell, 1.5), observe(cell)
-    free = pose(cell, memory, observation)
-    assert free.feasible.tolist() == [[True, True], [True, True], [True, False]]
-    offer = dataclasses.replace(own_offer(cell.modules), largest=np.array([1, 2, 2]), payload_bit=np.array([3e4, 4e4]))
-    problem = pose(cell, memory, observation, offer)
-    assert problem.feasible.tolist() == [[True, False], [True, True], [True, False]]
-    assert problem.payload_bit.tolist() == [[3e4, 4e4]] * 3
-    slower = pose(cell, memory, observation, dataclasses.replace(offer, downlink_bit=10 * cell.modules.downlink_bit))
-    assert (slower.uplink_s < free.uplink_s).all() and np.array_equal(problem.uplink_s, free.uplink_s)
 
 
 def test_by_hand():

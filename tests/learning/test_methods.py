@@ -107,7 +107,7 @@ def numpy_of(adapters):
 @given(drawn=deliveries)
 @settings(max_examples=10, deadline=None)
 def test_the_head_is_the_mean_of_the_heads(dense, whole, drawn):
-    """Under every method, in its own weights: (8) adds the changes, HetLoRA weighs by the norm of the product."""
+    """Under every method, in its own weights: `sum` adds the changes, HetLoRA weighs by the norm of the product."""
     for method in every_method(whole):
         adapters, server = begun(method, without_b(theta_of()))
         updates, devices = updates_of(method, adapters, server, drawn)

@@ -126,6 +126,7 @@ def whole_change(adapters: Mapping[str, Tensor], family: Family) -> dict[str, Fa
 
 
 def _factors(adapters: Mapping[str, Tensor], family: Family, matrix: Matrix) -> Factors:
+    """The factors of one matrix; a merged change is dense, so they are in effect the SVD of a dense ΔW [out × in]."""
     a, b = adapters[f"{matrix.name}.lora_A"], adapters[f"{matrix.name}.lora_B"]
     merged = adapters.get(f"{matrix.name}.merged")
     if merged is None or not bool(merged.any()):

@@ -20,8 +20,9 @@ class FactorMethod:
 
     Means are taken over those who delivered a component, weighted by ω_k; the other factor being the same everywhere,
     they are exact. Up: the trained factor's slice and the head. Down: `ffa`: the same (A follows from the seed);
-    `rolora`: the factor that was trained in the round before, and the head. A device of a small module receives the
-    first components. A lost upload takes no part in the mean.
+    `rolora`: the factor that was trained in the round before, and the head, as if devices that sit out listened too:
+    under `fleet.active` or `availability` below 1 what the absent lack is left out. A device of a small module receives
+    the first components. A lost upload takes no part in the mean.
     """
 
     nest: Nest

@@ -98,8 +98,9 @@ class MeanMethod:
 
 @dataclass(frozen=True, slots=True)
 class HetLora:
-    """HetLoRA (Cho et al., EMNLP 2024): models zero-padded to R, weighted by ω_k ‖ΔW_k‖, and devices that prune.
+    """HetLoRA (Cho et al., EMNLP 2024): models padded to R, weighted by ω_k ‖ΔW_k‖, and devices that prune.
 
+    Padded with zeros, as in the paper, under context "slice"; under the default "whole" with the θ of the round.
     ‖ΔW_k‖² = Σ ‖B_k A_k‖²_F over the device's slice: uploads that carry little count little. Self-pruning: training
     penalises what the next smaller module does without (`tail_norm`), and a device whose tail shrank over its local
     steps trains that smaller module at most from then on. The paper prunes single ranks; here the modules are the

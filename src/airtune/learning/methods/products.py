@@ -53,9 +53,10 @@ class Flora:
     ratio.)
 
     Up: the slice of A and B, and the head. Down: the head and all the pairs delivered in the round before, or the dense
-    change where that is smaller; fresh factors follow from the seed. Devices that sit out listen too. A device of a
-    small module starts from the first fresh components; it carries all that was merged. A lost upload is not in the
-    stack. An adapter that the run starts from is merged before round 0, and comes down in it.
+    change where that is smaller; fresh factors follow from the seed. Counted as if devices that sit out listened
+    too: under `fleet.active` or `availability` below 1 what the absent lack is left out. A device of a small module
+    starts from the first fresh components; it carries all that was merged. A lost upload is not in the stack. An
+    adapter that the run starts from is merged before round 0, and comes down in it.
     """
 
     nest: Nest
@@ -118,9 +119,10 @@ class FedEx:
     Up: the slice of A and B, and the head. Down: the means, and the residual of the round before by factors of its
     rank, or dense where that is smaller. For each matrix that rank is at most Σ r_k − min r_k over those who delivered,
     r_k = 0 where a device does not hold it: what they miss is Σ p_k (b_k − b̄)(a_k − ā)ᵀ of each component, those
-    without it counting as one point (θ, or 0 under context "slice"), and n points span n − 1 differences. A device of a
-    small module receives the first components of the means and the whole residual. A lost upload takes no part in means
-    or residual.
+    without it counting as one point (θ, or 0 under context "slice"), and n points span n − 1 differences. Counted as if
+    devices that sit out listened too: under `fleet.active` or `availability` below 1 what the absent lack is left out.
+    A device of a small module receives the first components of the means and the whole residual. A lost upload takes no
+    part in means or residual.
     """
 
     nest: Nest

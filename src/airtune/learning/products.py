@@ -4,6 +4,7 @@ torch multiplies float32 matrices on x86 with MKL, which leaves half the width o
 are not Intel's idle; oneDNN's kernels, which torch carries for compiled models, do not. Both round as float32 does.
 """
 
+import os
 from functools import cache
 from typing import Any, TypeAlias
 
@@ -13,6 +14,9 @@ from torch.nn import functional
 
 Factors: TypeAlias = tuple[Tensor, Tensor]
 """A [r × in] and B [out × r]."""
+KERNELS = 64
+"""Kernels that oneDNN keeps; its own 1,024 would take hundreds of megabytes, since hardly any shape comes again."""
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KERNELS))  # read by oneDNN when it is first used
 LEAST_ROWS = 32
 """Products of fewer rows are left to torch: they are not worth a kernel of their own."""
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from airtune.config import RunConfig
 from airtune.record import RunFolder
-from airtune.settings import dump, label_of, load, presets, read_config
+from airtune.settings import dump, flat, label_of, load, presets, read_config
 
 Form = Literal["peft", "merged"]
 """What lies beside the card: a PEFT adapter, or a whole Transformers model."""
@@ -67,8 +67,8 @@ def command(config: RunConfig) -> str:
     Results of another machine or number of threads differ by rounding.
     """
     start = config.name if config.name in presets() else "demo"
-    theirs, words = _flat(dump(read_config(start))), ["airtune", "run", start]
-    for key, value in _flat(dump(config)).items():
+    theirs, words = flat(dump(read_config(start))), ["airtune", "run", start]
+    for key, value in flat(dump(config)).items():
         if key in ("name", "out", "threads") or value == theirs[key]:
             continue
         option = f"--{key.replace('_', '-')}"
@@ -82,13 +82,6 @@ def command(config: RunConfig) -> str:
         else:
             words += [str(item) for item in (value if isinstance(value, list) else [value])]
     return shlex.join(words)
-
-
-def _flat(values: Mapping[str, Any], table: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= _flat(value, f"{table}{name}.") if isinstance(value, dict) else {f"{table}{name}": value}
-    return flat
 
 
 def _base_model(config: RunConfig) -> str | None:

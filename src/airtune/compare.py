@@ -4,10 +4,10 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
 
 from airtune.paired import Estimate, Paired, estimate, paired, reach
 from airtune.report import Rows, Run
+from airtune.settings import flat
 from airtune.types import AirtuneError
 
 
@@ -112,7 +112,9 @@ UNPAIRED = {"policy", "seed", "out", "threads", "name", "data_dir"}
 
 def refuse_unpaired(one: Run, other: Run) -> None:
     """Raise AirtuneError if two runs differ in anything but policy and seed, naming the first key that differs."""
-    mine, theirs = _settings(one.config), _settings(other.config)
+    mine, theirs = (
+        flat({key: value for key, value in run.config.items() if key not in UNPAIRED}) for run in (one, other)
+    )
     for key in mine | theirs:
         if mine.get(key) != theirs.get(key):
             values = " and ".join(str(side.get(key, "not set")) for side in (mine, theirs))
@@ -123,17 +125,6 @@ def refuse_unpaired(one: Run, other: Run) -> None:
         digests = [run.environment.get(part, {}).get("sha256") for run in (one, other)]
         if digests[0] != digests[1]:
             raise AirtuneError(f"{one.path} and {other.path} cannot be compared: the files of the {part} differ")
-
-
-def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted key → value of what must be the same."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if key in UNPAIRED:
-            continue
-        table = cast("dict[str, Any]", value) if isinstance(value, dict) else None
-        flat |= {key: value} if table is None else {f"{key}.{name}": item for name, item in table.items()}
-    return flat
 
 
 def by_policy(runs: Sequence[Run]) -> dict[str, dict[int, Run]]:

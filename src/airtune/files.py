@@ -1,13 +1,15 @@
 """Files that are either whole or untouched, and disk trouble told in one line."""
 
 import contextlib
+import csv
 import errno
 import fcntl
+import io
 import json
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from airtune.rows import plain
 from airtune.types import AirtuneError
@@ -30,6 +32,16 @@ def write_atomic(path: Path, data: bytes) -> None:
 def write_json(path: Path, value: object) -> None:
     """Atomically write JSON, indented, without NaN (null instead)."""
     write_atomic(path, (json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def csv_bytes(records: Sequence[Mapping[str, Any]]) -> bytes:
+    """Records as a CSV file; its columns are all their keys in order of appearance, what one lacks is an empty cell."""
+    text = io.StringIO()
+    names = dict.fromkeys(name for record in records for name in record)
+    writer = csv.DictWriter(text, list(names), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return text.getvalue().encode()
 
 
 @contextlib.contextmanager

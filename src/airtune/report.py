@@ -113,9 +113,13 @@ def load_run(path: Path) -> Run:
 def report_run(path: Path) -> RunReport:
     """Read one run, finished or not, and report on the rounds it has. Raises AirtuneError if it has none."""
     folder = RunFolder.open(path)
-    rounds, devices, timings = folder.read_rounds(), folder.read_devices(), folder.read_timings()
-    config = folder.read_config()
-    summary = cast("Summary | None", folder.read_summary()) or summarise(
+    return report_rows(folder, folder.read_rounds(), folder.read_devices())
+
+
+def report_rows(folder: RunFolder, rounds: Rows, devices: Rows) -> RunReport:
+    """Report on a run whose rows have been read. Raises AirtuneError if there is no round."""
+    timings, config, written = folder.read_timings(), folder.read_config(), folder.read_summary()
+    summary = cast("Summary | None", written) or summarise(
         rounds,
         task=config.get("task", {}).get("name", "?"),
         model=config.get("model", {}).get("name", "?"),
@@ -129,8 +133,8 @@ def report_run(path: Path) -> RunReport:
     for row in devices:
         delivered[row["device"]] = delivered.get(row["device"], 0) + bool(row["delivered"])
     return RunReport(
-        path=path,
-        finished=folder.read_summary() is not None,
+        path=folder.path,
+        finished=written is not None,
         summary=summary,
         best_accuracy=max((row["accuracy"] for row in rounds if row["accuracy"] is not None), default=None),
         jain=jain_index(list(delivered.values())),

@@ -1,13 +1,12 @@
 """Rows of runs as one flat table, in CSV or Parquet."""
 
-import csv
 import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from airtune.files import write_atomic
+from airtune.files import csv_bytes, write_atomic
 from airtune.record import RunFolder
 from airtune.types import AirtuneError
 
@@ -37,7 +36,7 @@ def write_rows(paths: Sequence[Path], out: Path, which: Which = "rounds") -> int
         AirtuneError: no run folder, no such rows, another ending, or `out` cannot be written.
 
     """
-    encode = {".csv": _csv, ".parquet": _parquet}.get(out.suffix.lower())
+    encode = {".csv": csv_bytes, ".parquet": _parquet}.get(out.suffix.lower())
     if encode is None:
         raise AirtuneError(f"{out}: the ending says the format; choose .csv or .parquet")
     folders = [path.resolve() for path in paths]
@@ -45,10 +44,9 @@ def write_rows(paths: Sequence[Path], out: Path, which: Which = "rounds") -> int
     records = [record for folder in folders for record in _records(folder, str(folder.relative_to(root)), which)]
     if not records:
         raise AirtuneError(f"no rows of {which} in {', '.join(map(str, paths))}")
-    names = list(dict.fromkeys(name for record in records for name in record))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(out, encode(records, names))
+        write_atomic(out, encode(records))
     except OSError as error:
         raise AirtuneError(f"{out}: cannot be written ({error.strerror}); choose another with --out") from None
     return len(records)
@@ -81,18 +79,11 @@ def _spread(row: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _csv(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> bytes:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    return text.getvalue().encode()
-
-
-def _parquet(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> bytes:
+def _parquet(records: Sequence[Mapping[str, Any]]) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    names = dict.fromkeys(name for record in records for name in record)
     columns = {name: pa.array([record.get(name) for record in records]) for name in names}
     numbers = {name: c.cast(pa.float64()) if pa.types.is_null(c.type) else c for name, c in columns.items()}
     sink = io.BytesIO()

@@ -54,9 +54,12 @@ def carry_out(
         return
     cores = len(os.sched_getaffinity(0))
     given = [replace(config, threads=config.threads or max(cores // jobs, 1)) for config in configs]
-    begun = [config for config in given if (out_of(config) / "summary.json").exists()]
-    yield from map(_ended, begun)  # read back, or refused where the folder holds another run
-    left = [config for config in given if config not in begun]
+    left: list[RunConfig] = []
+    for config in given:
+        if (out_of(config) / "summary.json").exists():
+            yield _ended(config)  # read back, or refused where the folder holds another run
+        else:
+            left.append(config)
     if left:
         yield from _on_ray(left, jobs, ray_address, log)
 

@@ -1,8 +1,6 @@
 """A grid of scenarios, settings, policies and seeds: its points, their runs, and one table of what came out."""
 
-import csv
 import dataclasses
-import io
 import itertools
 import re
 from collections.abc import Mapping, Sequence
@@ -12,7 +10,7 @@ from typing import Any
 
 from airtune.compare import Comparison
 from airtune.config import RunConfig
-from airtune.files import told, write_atomic, write_json
+from airtune.files import csv_bytes, told, write_atomic, write_json
 from airtune.settings import comparison, override
 from airtune.tables import flat
 from airtune.types import AirtuneError
@@ -117,12 +115,7 @@ def write_sweep(compared: Sequence[tuple[Point, Comparison]], out: Path) -> tupl
     """Write sweep.csv (`rows_of`) and sweep.json (with every seed) into a folder. Raises AirtuneError."""
     with told(out, "choose a folder that can be written"):
         out.mkdir(parents=True, exist_ok=True)
-        rows = rows_of(compared)
-        text = io.StringIO()
-        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_atomic(out / "sweep.csv", text.getvalue().encode())
+        write_atomic(out / "sweep.csv", csv_bytes(rows_of(compared)))
         found = [
             {"scenario": point.scenario, "values": dict(point.values), **dataclasses.asdict(comparison)}
             for point, comparison in compared

@@ -1,9 +1,7 @@
 """Reports as tables for the terminal, and comparisons as CSV and JSON."""
 
-import csv
-import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from airtune.compare import Comparison, PolicyReport
-from airtune.files import told, write_atomic, write_json
+from airtune.files import csv_bytes, told, write_atomic, write_json
 from airtune.paired import Estimate, Paired
 from airtune.report import KindReport, RunReport
 
@@ -231,15 +229,6 @@ def write_comparison(comparison: Comparison, out: Path) -> tuple[Path, Path]:
         write_atomic(out / "compare.csv", csv_bytes([flat(policy) for policy in comparison.policies]))
         write_json(out / "compare.json", asdict(comparison))
     return out / "compare.csv", out / "compare.json"
-
-
-def csv_bytes(records: Sequence[Mapping[str, Any]]) -> bytes:
-    """Records of the same keys, at least one, as a CSV file with a heading."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(records[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    return text.getvalue().encode()
 
 
 def flat(policy: PolicyReport) -> dict[str, Any]:

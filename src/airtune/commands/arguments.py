@@ -1,18 +1,21 @@
 """Reading the arguments of a command; every mistake in them as one line."""
 
 import contextlib
+import dataclasses
 import io
 import os
 import re
 import sys
 from collections.abc import Collection
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import tyro
 
 from airtune.config import RunConfig
 from airtune.settings import override, presets, read_config
 from airtune.types import AirtuneError
+
+Options = TypeVar("Options")
 
 
 def settings_of(name: str, arguments: list[str], prog: str) -> RunConfig:
@@ -65,6 +68,23 @@ def split(arguments: list[str], names: set[str], switches: Collection[str] = ())
         if mine and name not in switches and not equals and left:
             own.append(left.pop(0))
     return own, rest
+
+
+def options(
+    kind: type[Options], arguments: list[str], prog: str, switches: Collection[str] = ()
+) -> tuple[Options, list[str]]:
+    """A command's own options, parsed, and the settings that are left; `--help` tells of the command's own and exits.
+
+    Args:
+        kind: dataclass of the options.
+        arguments: after the preset or file.
+        prog: what the command is called.
+        switches: options that take no value.
+    """
+    own, rest = split(arguments, {field.name for field in dataclasses.fields(cast("Any", kind))}, switches)
+    if {"-h", "--help"} & set(arguments):
+        own, rest = ["--help"], []
+    return parse(kind, own, prog), rest
 
 
 def quiet_libraries() -> None:

@@ -25,6 +25,22 @@ def reference_of(labels: Sequence[str], asked: str | None) -> str:
     return reference
 
 
+@dataclass
+class Compared:
+    """Options of every command that compares policies."""
+
+    policies: str = "joint,traditional"
+    """Separated by commas: names of policy.name, traditional:N for module N, or Python files with policy(problem)."""
+    seeds: int = 1
+    """Number of seeds: the configuration's seed and those after it."""
+    reference: str | None = None
+    """Policy that the others are compared with; the first traditional one if any takes part, else the last."""
+    target: float | None = None
+    """Accuracy on the dev subset, as 0.8, whose energy and time are told; the reference's last if not given."""
+    ray_address: str | None = None
+    """Ray cluster to run on instead; auto for the one this machine belongs to."""
+
+
 @dataclass(frozen=True, slots=True)
 class Finished:
     """What came of many runs."""

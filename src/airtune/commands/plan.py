@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from airtune.commands.arguments import name_first, parse, quiet_libraries, settings_of, split
+from airtune.commands.arguments import name_first, options, quiet_libraries, settings_of
 from airtune.types import AirtuneError
 
 if TYPE_CHECKING:
@@ -64,10 +64,7 @@ def plan_command(arguments: list[str]) -> None:
     """airtune plan NAME_OR_FILE [options and settings]."""
     name = name_first(arguments, "plan")
     prog = f"airtune plan {name}"
-    own, rest = split(arguments, {field.name for field in dataclasses.fields(_Plan)}, switches={"scale_v"})
-    if {"-h", "--help"} & set(arguments):
-        own, rest = ["--help"], []
-    asked: _Plan = parse(_Plan, own, prog)
+    asked, rest = options(_Plan, arguments, prog, switches={"scale_v"})
     config = settings_of(name, rest, prog)
     axes = {axis: _values(asked, axis) for axis in _listed(asked.axes, "--axes", tuple(NAMED))}
     quiet_libraries()
@@ -197,9 +194,9 @@ def _told(found: "Found", planner: "Planner") -> str:
 
 def _write(out: Path, planner: "Planner", points: Sequence["Point"], found: Sequence["Found"]) -> None:
     """plan.csv, a row per point (those of a search too), and plan.json."""
-    from airtune.files import told, write_atomic, write_json
+    from airtune.files import csv_bytes, told, write_atomic, write_json
     from airtune.settings import dump
-    from airtune.tables import columns, csv_bytes
+    from airtune.tables import columns
 
     tagged = [("axis", point) for point in points]
     tagged += [(f"search for {each.measure} {each.target:g}", point) for each in found for point in each.tried]

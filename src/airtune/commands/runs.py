@@ -7,8 +7,8 @@ from pathlib import Path
 
 import tyro
 
-from airtune.commands.arguments import name_first, parse, quiet_libraries, settings_of, split
-from airtune.commands.many import finish, reference_of
+from airtune.commands.arguments import name_first, options, parse, quiet_libraries, settings_of, split
+from airtune.commands.many import Compared, finish, reference_of
 from airtune.commands.shown import report, tell
 from airtune.logs.log import RunLog, log_of
 from airtune.settings import comparison, label_of
@@ -80,24 +80,14 @@ def _resumable(path: Path) -> Generator[None]:
 
 
 @dataclasses.dataclass
-class _Compare:
+class _Compare(Compared):
     """The same channels, splits and initial weights under several policies; every setting of `airtune run` applies.
 
     Run again, it keeps finished runs and finishes interrupted ones.
     """
 
-    policies: str = "joint,traditional"
-    """Separated by commas: names of policy.name, traditional:N for module N, or Python files with policy(problem)."""
-    seeds: int = 1
-    """Number of seeds: the configuration's seed and those after it."""
-    reference: str | None = None
-    """Policy that the others are compared with; the first traditional one if any takes part, else the last."""
-    target: float | None = None
-    """Accuracy on the dev subset, as 0.8, whose energy and time are told; the reference's last if not given."""
     jobs: int = 1
     """Runs side by side, in processes of their own (Ray)."""
-    ray_address: str | None = None
-    """Ray cluster to run on instead; auto for the one this machine belongs to."""
     log: str | None = None
     """TOOL or TOOL:TARGET: copies every round's values to tensorboard[:DIR], mlflow[:TRACKING_URI], wandb[:PROJECT] or
     trackio[:PROJECT]."""
@@ -107,10 +97,7 @@ def compare_command(arguments: list[str]) -> None:
     """airtune compare NAME_OR_FILE [options and settings]."""
     name = name_first(arguments, "compare")
     prog = f"airtune compare {name}"
-    own, rest = split(arguments, {field.name for field in dataclasses.fields(_Compare)})
-    if {"-h", "--help"} & set(arguments):
-        own, rest = ["--help"], []
-    asked = parse(_Compare, own, prog)
+    asked, rest = options(_Compare, arguments, prog)
     base = settings_of(name, rest, prog)
     out = base.out or Path("runs") / f"compare-{base.name}"
     configs, labels = comparison(base, asked.policies, asked.seeds, out)

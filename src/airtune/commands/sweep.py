@@ -9,8 +9,8 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 
-from airtune.commands.arguments import name_first, parse, settings_of, split
-from airtune.commands.many import finish, reference_of
+from airtune.commands.arguments import name_first, options, settings_of
+from airtune.commands.many import Compared, finish, reference_of
 from airtune.compare import Comparison
 from airtune.config import RunConfig
 from airtune.sweep import Point, axes_of, points
@@ -18,7 +18,7 @@ from airtune.types import AirtuneError
 
 
 @dataclasses.dataclass
-class _Sweep:
+class _Sweep(Compared):
     """A grid over scenarios, settings, policies and seeds; every setting of `airtune run` applies to all runs.
 
     Several scenarios are named with commas between them: airtune sweep sst2,qnli. Run again, it keeps finished runs and
@@ -27,29 +27,16 @@ class _Sweep:
 
     grid: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """A setting and its values, KEY=VALUE,VALUE,…; once for each axis."""
-    policies: str = "joint,traditional"
-    """Separated by commas, as in `airtune compare`."""
-    seeds: int = 1
-    """Number of seeds: the configuration's seed and those after it."""
-    reference: str | None = None
-    """Policy that the others are compared with; the first traditional one if any takes part, else the last."""
-    target: float | None = None
-    """Accuracy on the dev subset, as 0.8, whose energy and time are told; the reference's last if not given."""
     jobs: int | None = None
     """Runs side by side (Ray); as many as this machine has cores if not given, 1 without Ray."""
-    ray_address: str | None = None
-    """Ray cluster to run on instead; auto for the one this machine belongs to."""
 
 
 def sweep_command(arguments: list[str]) -> None:
     """airtune sweep NAME_OR_FILE[,NAME…] [--grid KEY=VALUE,VALUE …] [options and settings]."""
     names = name_first(arguments, "sweep")
     prog = f"airtune sweep {names}"
-    own, rest = split(arguments, {field.name for field in dataclasses.fields(_Sweep)})
-    if {"-h", "--help"} & set(arguments):
-        own, rest = ["--help"], []
-    asked = parse(_Sweep, own, prog)
-    bases = [settings_of(name, list(rest), prog) for name in names.split(",") if name]
+    asked, rest = options(_Sweep, arguments, prog)
+    bases = [settings_of(name, rest, prog) for name in names.split(",") if name]
     if not bases:
         raise AirtuneError("sweep: name a preset or a TOML file first")
     bases = [dataclasses.replace(base, threads=base.threads or 1) for base in bases]

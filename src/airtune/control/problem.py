@@ -7,7 +7,7 @@ import numpy as np
 
 from airtune.config import Horizon
 from airtune.control.queues import next_queue_j
-from airtune.physics.cost import compute_energy_j, compute_time_s, downlink_time_s, uplink_time_s
+from airtune.physics.cost import affordable_power_w, compute_energy_j, compute_time_s, downlink_time_s, uplink_time_s
 from airtune.theory.bound import bound_step, divergence_phi, divergence_tight, horizon_weight, utility
 from airtune.theory.constants import Constants
 from airtune.theory.estimates import Online, Prior, constants_of, first_estimates, prior_of, relative, update_estimates
@@ -101,9 +101,8 @@ def pose(cell: Cell, memory: Memory, observation: Observation, offer: Offer | No
     power_max_w = np.broadcast_to(devices.power_max_w[:, None], uplink_s.shape).copy()
     if cell.account:
         left_j = (cell.rounds * devices.budget_j - memory.spent_j)[:, None]
-        upload_s = np.where(uplink_s > 0, uplink_s, np.inf)
-        affordable_w = (left_j - compute_j) / upload_s - devices.circuit_power_w[:, None]
-        power_max_w = np.minimum(power_max_w, devices.pa_efficiency[:, None] * affordable_w)
+        affordable_w = affordable_power_w(left_j - compute_j, uplink_s, devices.pa_efficiency, devices.circuit_power_w)
+        power_max_w = np.minimum(power_max_w, affordable_w)
     fits = modules.memory_byte[None, :] <= devices.memory_byte[:, None]
     if offer.largest is not None:
         fits = fits & (np.arange(1, len(modules) + 1) <= offer.largest[:, None])

@@ -13,6 +13,7 @@ from airtune.control.baselines import fixed_module
 from airtune.control.evaluation import chosen, make_decision
 from airtune.control.joint import JointPolicy
 from airtune.control.switching import best_module, module_power_w, module_value
+from airtune.physics.cost import affordable_power_w
 from airtune.types import Decision, Problem
 
 Floats = NDArray[np.float64]
@@ -93,8 +94,7 @@ class MyopicPolicy:
     def __call__(self, problem: Problem) -> Decision:
         """Decide a round."""
         left_j = problem.budget_j[:, None] - problem.compute_j
-        affordable_w = left_j / np.where(problem.uplink_s > 0, problem.uplink_s, np.inf)
-        affordable_w = problem.pa_efficiency[:, None] * (affordable_w - problem.circuit_power_w[:, None])
+        affordable_w = affordable_power_w(left_j, problem.uplink_s, problem.pa_efficiency, problem.circuit_power_w)
         cap_w = np.minimum(problem.power_max_w, affordable_w)
         restricted = replace(
             problem,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from airtune.compare import Comparison, by_policy, compare, refuse_unpaired
 from airtune.record import RunFolder
-from airtune.report import Rows, Run, RunReport, report_run
+from airtune.report import Rows, Run, RunReport, report_rows
 from airtune.settings import flat, usual_reference
 from airtune.types import AirtuneError
 
@@ -83,9 +83,10 @@ def _member(path: Path) -> Member | None:
     rounds = folder.read_rounds()
     if not rounds:
         return None
-    report = report_run(path)
+    devices = folder.read_devices()
+    report = report_rows(folder, rounds, devices)
     run = Run(path, report.summary, rounds, folder.read_config(), folder.read_environment())
-    return Member(run, folder.read_devices(), report)
+    return Member(run, devices, report)
 
 
 def _same(one: Run, other: Run) -> bool:

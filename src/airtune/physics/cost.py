@@ -71,6 +71,23 @@ def downlink_time_s(payload_bit: FloatM, gain: FloatK, radio: Radio) -> FloatKM:
     return payload_bit / rate_bit_per_s[:, None]
 
 
+def affordable_power_w(
+    left_j: FloatKM, uplink_s: FloatKM, pa_efficiency: FloatK, circuit_power_w: FloatK
+) -> NDArray[np.float64]:
+    """Transmit power at which an upload costs `left_j`, (7) solved for p: ξ (E/τ_up − P_circ) [W], shape K×M.
+
+    Not positive where the circuits alone cost more.
+
+    Args:
+        left_j: what may be spent on the upload [J], shape K×M.
+        uplink_s: τ_up, shape K×M [s]; where it is not positive the module is infeasible anyhow.
+        pa_efficiency: ξ, shape K.
+        circuit_power_w: P_circ [W], shape K.
+    """
+    upload_s = np.where(uplink_s > 0, uplink_s, np.inf)
+    return pa_efficiency[:, None] * (left_j / upload_s - circuit_power_w[:, None])
+
+
 def uplink_time_s(deadline_s: AnyFloat, downlink_s: AnyFloat, compute_s: AnyFloat) -> NDArray[np.float64]:
     """Time left for the upload τ_up(k,m) = τ − t_dl − t_cmp [s], (4).
 

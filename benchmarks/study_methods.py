@@ -2,31 +2,25 @@
 
     python -m benchmarks.study_methods --data-dir GLUE --tasks sst2 qnli --seeds 3
 
-Runs are those of experiments/methods.toml, all at one learning rate. `--rates tune` tries GRID for each method, on
-SST-2 with error-free links and a seed that is not reported; `--rates best` then takes the best of each. A run that was
-interrupted goes on, a finished one is read from the rows; so the study may be stopped and started again at will.
-`--shard I/N` does every Nth run, for several processes. Without `--data-dir` it prints the tables of the rows.
+Runs are those of experiments/methods.toml and methods-qnli.toml, all at one learning rate. `--rates tune` tries GRIDS
+for each method, with error-free links and a seed that is not reported; `--rates best` then takes the best of each.
+Options and resuming: `benchmarks.cells`. Without `--data-dir` it prints the tables of the rows.
 """
 
 import argparse
-import csv
 import dataclasses
-import json
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
-from scipy.stats import t as student
-
-from airtune import experiment
-from airtune.config import RunConfig
 from airtune.settings import read_config
+from benchmarks.cells import Cell, Row, carry_out, interval, options, place_of, read
 
-BASE = Path(__file__).parents[1] / "experiments" / "methods.toml"
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+BASES = {"sst2": EXPERIMENTS / "methods.toml", "qnli": EXPERIMENTS / "methods-qnli.toml"}
 DELIVERIES = (1.0, 0.7)
-GRID = (2e-3, 5e-3, 1e-2, 2e-2, 4e-2)
+GRIDS = {"sst2": (2e-3, 5e-3, 1e-2, 2e-2, 4e-2), "qnli": (5e-3, 1e-2, 2e-2)}
 """Learning rates of the devices' AdamW, adapter and head; of the server under FedAdam, where devices run SGD."""
 COMMON = 5e-3
 TUNE_SEED = 100
@@ -56,98 +50,60 @@ LOSSES: dict[str, dict[str, Any]] = {
 }
 """What else may be done about lost uploads; FedAdam over SGD, the default of airtune, for comparison."""
 ALL = {**METHODS, **LOSSES}
-FIELDS = (
-    "task", "method", "delivery", "seed", "rate", "accuracy", "path", "delivered", "scheduled", "tokens", "uplink_bit",
-    "downlink_bit", "wall_s",
-)  # fmt: skip
+WAYS = {"sst2": ALL, "qnli": METHODS}
+"""What is run on each task."""
+TOTALS = ("delivered", "scheduled", "tokens", "uplink_bit", "downlink_bit")
+"""Columns that are sums over a run's rounds."""
 
 
-def place(name: str, rate: float, task: str, delivery: float, seed: int) -> tuple[dict[str, Any], RunConfig]:
-    """Key and configuration of one run."""
-    base = read_config(str(BASE))
+def cell_of(name: str, rate: float, task: str, delivery: float, seed: int) -> Cell:
+    """One run."""
+    base = read_config(str(BASES[task]))
     changes = dict(ALL[name])
     changes |= {"server_rate": rate} if changes.get("server_optimizer") == "adam" else {"rate": rate, "head_rate": rate}
     config = dataclasses.replace(
         base,
         seed=seed,
-        task=dataclasses.replace(base.task, name=task),
         world=dataclasses.replace(base.world, delivery=delivery),
         learning=dataclasses.replace(base.learning, **changes),
     )
-    return {"task": task, "method": name, "delivery": delivery, "seed": seed, "rate": rate}, config
+    return Cell({"task": task, "method": name, "delivery": delivery, "seed": seed, "rate": rate}, config)
 
 
-def trials() -> Iterator[tuple[dict[str, Any], RunConfig]]:
+def trials(task: str) -> Iterator[Cell]:
     """The grid: ways that are the same without losses are tried once."""
-    for rate in GRID:
-        for name, changes in ALL.items():
+    for rate in GRIDS[task]:
+        for name, changes in WAYS[task].items():
             if "lost" not in changes:
-                yield place(name, rate, "sst2", 1.0, TUNE_SEED)
+                yield cell_of(name, rate, task, 1.0, TUNE_SEED)
 
 
-def best_rates(tried: list[dict[str, str]]) -> dict[str, float]:
+def best_rates(tried: Sequence[Row], task: str) -> dict[str, float]:
     """The best rate of every method that was tried at all of them; the lower of equals."""
     best: dict[str, float] = {}
-    for name, changes in ALL.items():
+    for name, changes in WAYS[task].items():
         source = "nested" if "lost" in changes else name
-        accuracy = {float(row["rate"]): float(row["accuracy"]) for row in tried if row["method"] == source}
-        if set(GRID) <= set(accuracy):
-            best[name] = max(GRID, key=lambda rate: (accuracy[rate], -rate))
+        mine = [row for row in tried if row["task"] == task and row["method"] == source]
+        accuracy = {float(row["rate"]): float(row["accuracy"]) for row in mine}
+        if set(GRIDS[task]) <= set(accuracy):
+            best[name] = max(GRIDS[task], key=lambda rate: (accuracy[rate], -rate))
     return best
 
 
-def configs(tasks: list[str], seeds: int, rates: dict[str, float]) -> Iterator[tuple[dict[str, Any], RunConfig]]:
-    """Key and configuration of every run, seed by seed."""
+def cells(task: str, seeds: int, rates: Mapping[str, float]) -> Iterator[Cell]:
+    """Every run, seed by seed."""
     for seed in range(seeds):
-        for task in tasks:
-            for delivery in DELIVERIES:
-                for name, rate in rates.items():
-                    if delivery < 1.0 or "lost" not in ALL[name]:  # without losses the same as nested
-                        yield place(name, rate, task, delivery, seed)
+        for delivery in DELIVERIES:
+            for name, rate in rates.items():
+                if delivery < 1.0 or "lost" not in ALL[name]:  # without losses the same as nested
+                    yield cell_of(name, rate, task, delivery, seed)
 
 
-def read(path: Path) -> list[dict[str, str]]:
-    """Rows of every file beside `path` that a shard may have written."""
-    rows: list[dict[str, str]] = []
-    for part in sorted(path.parent.glob(f"{path.stem}*.csv")):
-        with part.open(newline="") as file:
-            rows += csv.DictReader(file)
-    return rows
-
-
-def done(key: dict[str, Any], rows: list[dict[str, str]]) -> bool:
-    """Whether the run of this key has its row."""
-    return any(all(row[name] == str(value) for name, value in key.items()) for row in rows)
-
-
-def run(key: dict[str, Any], config: RunConfig, scratch: Path) -> dict[str, Any]:
-    """One run, and its row."""
-    out = scratch / "-".join(str(value).replace(", ", "_").replace(" ", "_") for value in key.values())
-    summary = experiment.run_or_resume(dataclasses.replace(config, out=out))
-    rounds = [json.loads(line) for line in (out / "rounds.jsonl").read_text().splitlines()]
-    total = {name: sum(row[name] for row in rounds) for name in FIELDS[7:12]}
+def told(summary: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the row of a run holds."""
+    total = {name: sum(row[name] for row in rounds) for name in TOTALS}
     path = " ".join(f"{row['accuracy']:.4f}" for row in rounds if row["accuracy"] is not None)
-    shutil.rmtree(out)
-    return {**key, "accuracy": summary["accuracy"], "path": path, **total, "wall_s": round(summary["wall_s"], 1)}
-
-
-def append(path: Path, row: dict[str, Any]) -> None:
-    """One row more."""
-    new = not path.exists()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
-
-
-def interval(values: list[float]) -> str:
-    """Mean and 95 % t-interval in per cent; the mean alone of fewer than three values."""
-    if len(values) < 3:
-        return f"{100 * mean(values):.1f}" if values else "–"
-    half = float(student.ppf(0.975, len(values) - 1)) * stdev(values) / len(values) ** 0.5
-    return f"{100 * mean(values):.1f} ± {100 * half:.1f}"
+    return {"accuracy": summary["accuracy"], "path": path, **total, "wall_s": round(summary["wall_s"], 1)}
 
 
 def changes(one: dict[int, float], other: dict[int, float]) -> list[float]:
@@ -155,9 +111,9 @@ def changes(one: dict[int, float], other: dict[int, float]) -> list[float]:
     return [other[seed] - one[seed] for seed in one if seed in other]
 
 
-def table(rows: list[dict[str, str]], task: str, rates: dict[str, float]) -> str:
+def table(rows: list[Row], task: str, rates: dict[str, float]) -> str:
     """The methods of one task in Markdown, each at its rate; bits are those of a round."""
-    rounds = read_config(str(BASE)).rounds
+    rounds = read_config(str(BASES[task])).rounds
     chosen = [row for row in rows if row["task"] == task and rates.get(row["method"]) == float(row["rate"])]
     found = {(row["method"], float(row["delivery"]), int(row["seed"])): row for row in chosen}
     lines = [
@@ -187,45 +143,36 @@ def table(rows: list[dict[str, str]], task: str, rates: dict[str, float]) -> str
     return "\n".join(lines)
 
 
-def tried_table(rows: list[dict[str, str]]) -> str:
+def tried_table(rows: Sequence[Row], task: str) -> str:
     """What was tried, in Markdown: a method's accuracy [%] at each rate."""
+    grid, rows = GRIDS[task], [row for row in rows if row["task"] == task]
     found = {(row["method"], float(row["rate"])): f"{100 * float(row['accuracy']):.1f}" for row in rows}
-    lines = ["| method | " + " | ".join(f"{rate:g}" for rate in GRID) + " |", "|---" * (len(GRID) + 1) + "|"]
+    lines = ["| method | " + " | ".join(f"{rate:g}" for rate in grid) + " |", "|---" * (len(grid) + 1) + "|"]
     for name in dict.fromkeys(row["method"] for row in rows):
-        lines.append(f"| {name} | " + " | ".join(found.get((name, rate), "–") for rate in GRID) + " |")
+        lines.append(f"| {name} | " + " | ".join(found.get((name, rate), "–") for rate in grid) + " |")
     return "\n".join(lines)
 
 
 def main() -> None:
     """Run what is not done yet, then print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data-dir", type=Path, help="folder of GLUE task folders; without it, only the table")
-    parser.add_argument("--tasks", nargs="+", default=["sst2", "qnli"])
+    parser = options(argparse.ArgumentParser(description=__doc__.splitlines()[0]), "runs/methods")
+    parser.add_argument("--tasks", nargs="+", choices=tuple(BASES), default=list(BASES))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=None)
-    parser.add_argument("--shard", default="0/1", help="I/N: every Nth run from the Ith, rows in a file of its own")
     parser.add_argument("--out", type=Path, default=Path("experiments/results/methods/rows.csv"))
-    parser.add_argument("--scratch", type=Path, default=Path("runs/methods"))
     parser.add_argument("--rates", choices=("common", "tune", "best"), default="common", help="learning rates")
     given = parser.parse_args()
-    part, parts = map(int, given.shard.split("/"))
     tried = given.out.with_name(f"tune-{given.out.name}")
     target = tried if given.rates == "tune" else given.out
-    own = target if parts == 1 else target.with_name(f"{target.stem}-{part}.csv")
-    rates = dict.fromkeys(ALL, COMMON) if given.rates != "best" else best_rates(read(tried))
-    if set(rates) != set(ALL):
-        raise SystemExit(f"{tried} has not every learning rate of every method; --rates tune tries them")
-    if given.data_dir is not None:
-        plan = trials() if given.rates == "tune" else configs(given.tasks, given.seeds, rates)
-        for number, (key, config) in enumerate(plan):
-            if number % parts == part and not done(key, read(target)):
-                placed = dataclasses.replace(config, data_dir=given.data_dir, threads=given.threads)
-                append(own, run(key, placed, given.scratch))
-    if given.rates == "tune":
-        print(f"\nsst2, seed {TUNE_SEED}\n\n{tried_table(read(target))}")
-        return
     for task in given.tasks:
-        print(f"\n{task}\n\n{table(read(target), task, rates)}")
+        rates = dict.fromkeys(WAYS[task], COMMON) if given.rates != "best" else best_rates(read(tried), task)
+        if set(rates) != set(WAYS[task]):
+            raise SystemExit(f"{tried} has not every learning rate of every method on {task}; --rates tune tries them")
+        if given.data_dir is not None:
+            plan = trials(task) if given.rates == "tune" else cells(task, given.seeds, rates)
+            carry_out(plan, target, place_of(given), told)
+        found = read(target)
+        shown = tried_table(found, task) if given.rates == "tune" else table(found, task, rates)
+        print(f"\n{task}\n\n{shown}")
 
 
 if __name__ == "__main__":

@@ -61,8 +61,8 @@ def plot_compare(paths: Sequence[Path], out: Path, reference: str | None = None)
 
     def content(figure: Figure) -> None:
         axes = figure.subplots(2, 2)
-        _curves(axes[0, 0], policies, against_energy=False)
-        _curves(axes[0, 1], policies, against_energy=True)
+        draw_curves(axes[0, 0], policies, against_energy=False)
+        draw_curves(axes[0, 1], policies, against_energy=True)
         _energy_bars(axes[1, 0], policies)
         _module_bars(axes[1, 1], policies)
         task = next(iter(policies.values()))[0].summary["task"]
@@ -157,7 +157,7 @@ def _gains(axes: Axes, devices: Rows) -> None:
     heading(axes, "Channel gain and module chosen", 3)
 
 
-def _curves(axes: Axes, policies: Mapping[str, Sequence[Run]], *, against_energy: bool) -> None:
+def draw_curves(axes: Axes, policies: Mapping[str, Sequence[Run]], *, against_energy: bool) -> None:
     """Accuracy per round or against energy: mean over seeds, band from the lowest to the highest seed."""
     for (name, runs), colour in zip(policies.items(), COLOURS * (len(policies) // len(COLOURS) + 1), strict=False):
         curve = accuracy_curve(runs, against_energy=against_energy)

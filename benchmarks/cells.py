@@ -1,0 +1,112 @@
+"""What studies of many training runs share: a row of a CSV file for each run, known by its key.
+
+A run that was interrupted goes on, one that has its row is left out, so a study may be stopped and started at will;
+`--shard I/N` does every Nth run, for several processes, each with a file of rows of its own beside the common one.
+"""
+
+import argparse
+import csv
+import dataclasses
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from airtune import experiment
+from airtune.config import RunConfig
+from airtune.paired import estimate
+
+Row = dict[str, str]
+Told = Callable[[Mapping[str, Any], Sequence[Mapping[str, Any]]], dict[str, Any]]
+"""What a row holds besides its key, from a run's `rows.Summary` and its `rows.RoundRow`s."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One run, and the columns that tell it from all others."""
+
+    key: dict[str, Any]
+    config: RunConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where runs find their data and leave their rows."""
+
+    data_dir: Path | None
+    threads: int | None
+    scratch: Path
+    """Folder of unfinished run folders."""
+    shard: tuple[int, int]
+    """I of N."""
+
+
+def options(parser: argparse.ArgumentParser, scratch: str) -> argparse.ArgumentParser:
+    """Give a parser the options of every such study."""
+    parser.add_argument("--data-dir", type=Path, help="folder of GLUE task folders; without it, only the tables")
+    parser.add_argument("--threads", type=int, default=None, help="torch threads of a run; default: all cores")
+    parser.add_argument("--shard", default="0/1", help="I/N: every Nth run from the Ith, rows in a file of its own")
+    parser.add_argument("--scratch", type=Path, default=Path(scratch), help="folder of unfinished runs")
+    return parser
+
+
+def place_of(given: argparse.Namespace) -> Place:
+    """The options as a place."""
+    part, parts = map(int, given.shard.split("/"))
+    return Place(given.data_dir, given.threads, given.scratch, (part, parts))
+
+
+def read(path: Path) -> list[Row]:
+    """Rows of a file and of those that shards wrote beside it."""
+    parts = (part for part in path.parent.glob(f"{path.stem}-*.csv") if re.fullmatch(rf"{path.stem}-\d+", part.stem))
+    rows: list[Row] = []
+    for part in (path, *sorted(parts)):
+        if part.exists():
+            with part.open(newline="") as file:
+                rows += csv.DictReader(file)
+    return rows
+
+
+def carry_out(cells: Iterable[Cell], path: Path, place: Place, told: Told) -> None:
+    """Run what has no row yet, each row written as its run ends."""
+    part, parts = place.shard
+    own = path if parts == 1 else path.with_name(f"{path.stem}-{part}.csv")
+    for number, cell in enumerate(cells):
+        if number % parts == part and not _done(cell, read(path)):
+            _append(own, cell.key | _run(cell, place, told))
+
+
+def _done(cell: Cell, rows: Sequence[Row]) -> bool:
+    return any(all(row[name] == str(value) for name, value in cell.key.items()) for row in rows)
+
+
+def _run(cell: Cell, place: Place, told: Told) -> dict[str, Any]:
+    name = "-".join(re.sub(r"[^\w.=]+", "_", str(value)) for value in cell.key.values())
+    out = place.scratch / name
+    config = dataclasses.replace(cell.config, data_dir=place.data_dir, threads=place.threads, out=out)
+    summary = experiment.run_or_resume(config)
+    rounds = [json.loads(line) for line in (out / "rounds.jsonl").read_text().splitlines()]
+    shutil.rmtree(out)
+    return told(summary, rounds)
+
+
+def _append(path: Path, row: Mapping[str, Any]) -> None:
+    new = not path.exists()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, list(row), lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def interval(values: Sequence[float]) -> str:
+    """Mean and 95 % t-interval in per cent, for a table; the mean alone of fewer than three values."""
+    found = estimate(values)
+    if found is None:
+        return "–"
+    half = found.half_width if found.n > 2 else None
+    return f"{100 * found.mean:.1f}" + ("" if half is None else f" ± {100 * half:.1f}")

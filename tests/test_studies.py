@@ -1,0 +1,111 @@
+"""Studies of many runs: which runs are left to do, and the page that their rows make."""
+
+import json
+from pathlib import Path
+
+import pytest
+from benchmarks import cells, results
+from benchmarks.cells import Cell, Place
+from benchmarks.study_policies import TRIALS, UNTUNED, best_settings, cell_of, told, trials
+
+from airtune.config import RunConfig
+from airtune.paired import reach
+
+
+def fake_runs(monkeypatch):
+    """Runs that train nothing; returns the seeds that were run."""
+    ran = []
+
+    def run_or_resume(config):
+        ran.append(config.seed)
+        config.out.mkdir(parents=True)
+        (config.out / "rounds.jsonl").write_text(json.dumps({"t": 0}) + "\n")
+        return {"accuracy": config.seed / 10}
+
+    monkeypatch.setattr(cells.experiment, "run_or_resume", run_or_resume)
+    return ran
+
+
+def accuracy_alone(summary, rounds):
+    return {"accuracy": summary["accuracy"], "rounds": len(rounds)}
+
+
+def test_shards_do_every_run_once_and_a_second_start_does_none(tmp_path, monkeypatch):
+    ran = fake_runs(monkeypatch)
+    plan = [Cell({"policy": "a, b", "seed": seed}, RunConfig(seed=seed)) for seed in range(5)]
+    path = tmp_path / "rows.csv"
+    (tmp_path / "rows-old.csv").write_text("policy,seed,accuracy,rounds\nother,9,0.9,1\n")
+    for part in (0, 1):
+        cells.carry_out(plan, path, Place(None, None, tmp_path / "scratch", (part, 2)), accuracy_alone)
+    assert ran == [0, 2, 4, 1, 3]
+    rows = cells.read(path)
+    assert [(row["seed"], row["accuracy"]) for row in rows] == [(str(s), str(s / 10)) for s in (0, 2, 4, 1, 3)]
+    assert not any((tmp_path / "scratch").iterdir())
+    cells.carry_out(plan, path, Place(None, None, tmp_path / "scratch", (0, 1)), accuracy_alone)
+    assert len(ran) == 5
+
+
+def test_every_policy_has_as_many_trials_and_the_best_is_taken():
+    assert {len(settings) for settings in TRIALS.values()} == {4}
+    rows = [{key: str(value) for key, value in cell.key.items()} for cell in trials()]
+    for number, row in enumerate(rows):
+        row["accuracy"] = str(0.5 + 0.1 * (number % 4 == 2))
+    best = best_settings(rows)
+    assert all(best[policy] == settings[2] for policy, settings in TRIALS.items())
+    assert best["oracle"] == "learning.server_rate=4e-3"  # joint's dial is left out
+    assert set(best) == {*TRIALS, *UNTUNED}
+    assert "joint" not in best_settings(rows[1:])
+
+
+def row_of(policy, seed, accuracies, energies, task="sst2", point=""):
+    """A row as the study writes it: evaluations every 8 rounds."""
+    cell = cell_of(task, policy, "", seed, point)
+    steps = [after - before for before, after in zip((0.0, *energies), energies, strict=False)]
+    rounds = [
+        {"t": t, "accuracy": accuracies[t // 8] if t % 8 == 7 else None, "scheduled": 2, "delivered": 1,
+         "energy_compute_j": steps[t // 8] / 32, "energy_transmit_j": 3 * steps[t // 8] / 32, "certificate": None}
+        for t in range(8 * len(accuracies))
+    ]  # fmt: skip
+    summary = {"accuracy": accuracies[-1], "budget_j": 100.0, "max_overspend_ratio": 0.5, "bound": 0.1, "wall_s": 1.0}
+    row = cell.key | told(summary | {"module_histogram": [1, 2]}, rounds)
+    return {key: "" if value is None else str(value) for key, value in row.items()}
+
+
+def test_a_row_tells_what_its_run_would():
+    (run,) = results.runs_of([row_of("joint", 0, [0.6, 0.7], [40.0, 80.0], point="world.deadline_s=4")])
+    assert [row["accuracy"] for row in run.rounds] == [*[None] * 7, 0.6, *[None] * 7, 0.7]
+    assert run.summary["energy_j"] == pytest.approx(80.0)
+    assert run.summary["energy_transmit_j"] == pytest.approx(60.0)
+    assert run.summary["delivery_rate"] == 0.5
+    assert run.config["world"]["deadline_s"] == 4.0
+    reached = reach(run.rounds, 0.65)
+    assert (reached.energy_j, reached.rounds) == (pytest.approx(60.0), pytest.approx(12.0))
+
+
+def test_leads_are_paired_and_told_apart_by_their_interval():
+    rows = [row_of("traditional", seed, [0.6, 0.70 + 0.02 * seed], [50.0, 100.0]) for seed in range(3)]
+    rows += [row_of("joint", seed, [0.8, 0.75 + 0.02 * seed], [50.0, 100.0]) for seed in range(4)]
+    rows += [row_of("digest", seed, [0.6, 0.75 + 0.05 * (seed - 1)], [50.0, 100.0]) for seed in range(3)]
+    runs = results.runs_of(rows)
+    ours = results.lead(runs, "joint", "traditional")
+    assert ours.difference.n == 3
+    assert ours.difference.mean == pytest.approx(0.05)
+    assert ours.difference.half_width == pytest.approx(0.0, abs=1e-9)
+    assert results.verdict(ours.difference) == "ahead"
+    assert results.verdict(results.lead(runs, "traditional", "joint").difference) == "behind"
+    assert results.verdict(results.lead(runs, "joint", "digest").difference) == "not told apart"
+    assert results.lead(runs, "joint", "random") is None
+    # joint passes 0.7, 0.72 and 0.74 with its first 50 J; traditional ends there with 100 J
+    assert ours.saving.mean == pytest.approx(0.5)
+    table = results.policies_table(runs, dict.fromkeys(("joint", "traditional", "digest"), "x"))
+    (line,) = (line for line in table.splitlines() if line.startswith("| `joint`"))
+    # joint's four seeds: 75, 77, 79, 81
+    assert "| 78.0 ± 4.1 | +5.0 ± 0.0 | 0.100 | +50 ± 0 |" in line
+    assert "ahead of `traditional` (+5.0 ± 0.0)" in results.said(runs)
+    assert "not be told apart from `digest` (+2.0 ± 7.5)" in results.said(runs)
+
+
+def test_the_page_is_what_its_rows_say():
+    if not (results.RESULTS / "compare.csv").exists():
+        pytest.skip("no comparison is kept yet")
+    assert results.PAGE.read_text(encoding="utf-8") == results.page(Path(results.RESULTS))

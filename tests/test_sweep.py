@@ -127,6 +127,17 @@ def test_what_all_runs_fail_of_is_told_once(tiny, tmp_path, capsys):
     assert "--jobs: at least 1 would be right" in capsys.readouterr().err
 
 
+def test_every_run_of_a_sweep_is_logged(tiny, tmp_path):
+    pytest.importorskip("tensorboard")
+    command = ["sweep", tiny, "--grid", "rounds=1", "--policies", "joint,traditional", "--reference", "joint"]
+    assert (
+        run_cli([*command, "--jobs", "1", "--log", f"tensorboard:{tmp_path / 'log'}", "--out", str(tmp_path / "o")])
+        == 0
+    )
+    logged = sorted(path.parent.name for path in (tmp_path / "log").rglob("events.out.tfevents.*"))
+    assert logged == ["joint-s0", "traditional-s0"]
+
+
 def test_without_ray_one_line(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "ray", None)
     assert run_cli(["compare", tiny, "--jobs", "2", "--out", str(tmp_path / "o")]) == 2

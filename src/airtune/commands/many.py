@@ -39,6 +39,9 @@ class Compared:
     """Accuracy on the dev subset, as 0.8, whose energy and time are told; the reference's last if not given."""
     ray_address: str | None = None
     """Ray cluster to run on instead; auto for the one this machine belongs to."""
+    log: str | None = None
+    """TOOL or TOOL:TARGET: copies every round's values to tensorboard[:DIR], mlflow[:TRACKING_URI], wandb[:PROJECT] or
+    trackio[:PROJECT]."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,9 +88,6 @@ class _Compare(Compared):
 
     jobs: int = 1
     """Runs side by side, in processes of their own (Ray)."""
-    log: str | None = None
-    """TOOL or TOOL:TARGET: copies every round's values to tensorboard[:DIR], mlflow[:TRACKING_URI], wandb[:PROJECT] or
-    trackio[:PROJECT]."""
 
 
 def compare_command(arguments: list[str]) -> None:

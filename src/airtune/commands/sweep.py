@@ -45,7 +45,7 @@ def sweep_command(arguments: list[str]) -> None:
     reference = reference_of(grid[0].labels, asked.reference)
     configs = [config for point in grid for config in point.configs]
     jobs = asked.jobs if asked.jobs is not None else min(_cores(), len(configs))
-    finished = finish(configs, jobs, asked.ray_address)
+    finished = finish(configs, jobs, asked.ray_address, asked.log)
     _tell(grid, finished.configs, out, reference, asked.target)
     finished.tell_lost()
 

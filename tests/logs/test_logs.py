@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import socket
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -179,6 +182,46 @@ def test_tensorboard_goes_to_the_run_folder_by_default(tiny_config, tmp_path):
     pytest.importorskip("tensorboard")
     run(dataclasses.replace(tiny_config(tmp_path / "r"), rounds=1), log=log_of("tensorboard"))
     assert list((tmp_path / "r/tensorboard").glob("events*"))
+
+
+def test_prometheus_serves_the_last_round_while_the_run_lasts(tiny_config, tmp_path):
+    pytest.importorskip("prometheus_client")
+    from prometheus_client.parser import text_string_to_metric_families
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}/metrics"
+    inner, pages = log_of(f"prometheus:{port}"), []
+
+    class Scraped:
+        begin, end = inner.begin, inner.end
+
+        def values(self, step, values):
+            inner.values(step, values)
+            pages.append(urllib.request.urlopen(url).read().decode())
+
+    run(tiny_config(tmp_path / "r"), log=Scraped())
+    wanted = expected(tmp_path / "r")
+    for step, page in zip((*wanted, 4), pages, strict=True):
+        samples = [sample for family in text_string_to_metric_families(page) for sample in family.samples]
+        assert {sample.labels["run"] for sample in samples} == {"r"}
+        got = {(sample.name, sample.labels["entry"]): sample.value for sample in samples}
+        assert got["airtune_round", ""] == step
+        for name, value in wanted[step].items():
+            first, _, entry = name.partition("/")
+            assert got[f"airtune_{first}", entry] == pytest.approx(value), name
+    assert got["airtune_summary_rounds", ""] == 4
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(url)
+
+
+def test_a_port_that_is_none_is_one_line():
+    pytest.importorskip("prometheus_client")
+    with pytest.raises(
+        AirtuneError, match="--log: prometheus:x: prometheus:PORT or prometheus:HOST:PORT would be right"
+    ):
+        log_of("prometheus:x")
 
 
 def test_every_run_of_a_comparison_is_logged(tiny_config, tmp_path, capsys):

@@ -40,8 +40,8 @@ class Compared:
     ray_address: str | None = None
     """Ray cluster to run on instead; auto for the one this machine belongs to."""
     log: str | None = None
-    """TOOL or TOOL:TARGET: copies every round's values to tensorboard[:DIR], mlflow[:TRACKING_URI], wandb[:PROJECT] or
-    trackio[:PROJECT]."""
+    """TOOL or TOOL:TARGET: copies every round's values to tensorboard[:DIR], mlflow[:TRACKING_URI], wandb[:PROJECT],
+    trackio[:PROJECT] or prometheus[:[HOST:]PORT]."""
 
 
 @dataclass(frozen=True, slots=True)

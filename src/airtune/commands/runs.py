@@ -32,7 +32,7 @@ def run_command(arguments: list[str]) -> None:
 
 
 LOG_HELP = """--log TOOL[:TARGET] copies every round's values to tensorboard[:DIR], mlflow[:TRACKING_URI],
-wandb[:PROJECT] or trackio[:PROJECT]; besides it there are the settings:
+wandb[:PROJECT], trackio[:PROJECT] or prometheus[:[HOST:]PORT]; besides it there are the settings:
 """
 
 

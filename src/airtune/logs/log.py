@@ -14,7 +14,13 @@ from airtune.record import RunFolder
 from airtune.rows import plain
 from airtune.types import AirtuneError
 
-TOOLS = {"tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wandb", "trackio": "trackio"}
+TOOLS = {
+    "tensorboard": "tensorboard",
+    "mlflow": "mlflow",
+    "wandb": "wandb",
+    "trackio": "trackio",
+    "prometheus": "prometheus_client",
+}
 """Name of each tool, and the module it needs."""
 
 
@@ -82,10 +88,17 @@ def log_of(spec: str) -> RunLog:
             from airtune.logs.wandb_log import WandbLog
 
             return WandbLog(where)
-        case _:
+        case "trackio":
             from airtune.logs.trackio_log import TrackioLog
 
             return TrackioLog(where)
+        case _:
+            from airtune.logs.prometheus_log import PrometheusLog
+
+            try:
+                return PrometheusLog(where)
+            except ValueError:
+                raise AirtuneError(f"--log: {spec}: prometheus:PORT or prometheus:HOST:PORT would be right") from None
 
 
 def values_of(row: Mapping[str, Any], prefix: str = "") -> dict[str, float]:

@@ -9,6 +9,7 @@ from airtune.commands.plan import plan_command
 from airtune.commands.runs import compare_command, export_command, resume_command, run_command
 from airtune.commands.shown import show_command
 from airtune.commands.solve import solve_command
+from airtune.commands.status import status_command
 from airtune.commands.sweep import sweep_command
 from airtune.commands.verify import verify_command
 from airtune.settings import presets
@@ -25,6 +26,7 @@ USAGE = """usage: airtune COMMAND …
   sweep NAME[,NAME] --grid KEY=VALUE,VALUE --policies a,b --seeds N [--jobs N …]
                          comparisons over a grid of scenarios and settings, side by side
   show RUN [RUN …]       tables and plots of a run, or of several side by side
+  status RUN [--watch S] how a run or a running federation is doing: rounds, devices, events
   report RUN [RUN …] [--out FILE.html]
                          one self-contained page: tables, curves, devices, configuration
   rows RUN [RUN …] --out FILE.csv|FILE.parquet [--of rounds|devices|timings]
@@ -81,6 +83,8 @@ def _dispatch(arguments: list[str]) -> None:
             sweep_command(arguments)
         case "show":
             show_command(arguments)
+        case "status":
+            status_command(arguments)
         case "report":
             report_command(arguments)
         case "rows":
@@ -102,5 +106,6 @@ def _dispatch(arguments: list[str]) -> None:
         case _:
             raise AirtuneError(
                 f"no command {command!r}; "
-                "there are run, resume, compare, sweep, show, report, rows, export, plan, solve, verify and presets"
+                "there are run, resume, compare, sweep, show, status, report, rows, export, plan, solve, verify and "
+                "presets"
             )

@@ -72,6 +72,18 @@ def locked(path: Path) -> IO[bytes]:
     return lock
 
 
+def in_use(path: Path) -> bool:
+    """Whether a process holds a run folder's lock."""
+    try:
+        with (path / ".lock").open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
+
+
 def write_all(file: IO[bytes], data: bytes) -> None:
     """Write to an unbuffered file and force it to the disk."""
     view = memoryview(data)

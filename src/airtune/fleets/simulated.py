@@ -97,9 +97,7 @@ class SimulatedFleet:
             delivered, transmit = scheduled, np.zeros_like(decision.power_w)
         else:
             sent = self._air.transmit(decision, problem)
-            transmit = upload_energy_j(
-                decision.power_w, sent.airtime_s, problem.pa_efficiency, problem.circuit_power_w
-            )
+            transmit = upload_energy_j(decision.power_w, sent.airtime_s, problem.pa_efficiency, problem.circuit_power_w)
             delivered = scheduled & sent.delivered
         return Outcome(
             scheduled=scheduled,

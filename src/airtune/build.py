@@ -184,7 +184,7 @@ def _surroundings(config: RunConfig, devices: Devices, radio: Radio, tokens: Cal
         case "sionna":
             world, told = SionnaWorld(config, devices, tokens), config.sionna
             drawn = told.deliveries == "rayleigh"
-            air = rayleigh if drawn else TransportAir(config, world, radio.noise_w_per_hz)
+            air = rayleigh if drawn else TransportAir(config, world.fading_power, radio.noise_w_per_hz)
             by = "Rayleigh fades" if drawn else f"NR link tables, {told.retransmissions} HARQ retransmissions"
             channel = f"channels of TR 38.901 {told.scenario} at {told.carrier_hz / 1e9:g} GHz by Sionna"
             return _Surroundings(world, air, (f"{channel}; deliveries by {by}",))

@@ -28,8 +28,8 @@ class SionnaConfig:
     """Loss model of outer walls above 6 GHz; below, and in rma, there is but one."""
     deliveries: Literal["abstraction", "rayleigh"] = "abstraction"
     """abstraction: fades of TR 38.901, NR link tables, HARQ; rayleigh: the analytic link's fades over these gains."""
-    mcs_table: Literal[1, 2] = 1
-    """PUSCH table: 1 up to 64QAM (TS 38.214 table 5.1.3.1-1), 2 up to 256QAM (5.1.3.1-2)."""
+    mcs_table: Annotated[int, Field(ge=1, le=2)] = 1
+    """PUSCH table of TS 38.214: 1 up to 64QAM (5.1.3.1-1), 2 up to 256QAM (5.1.3.1-2)."""
     retransmissions: Annotated[int, Field(ge=0, le=15)] = 3
     """HARQ retransmissions of a transport block before it starts afresh."""
     reserve: Annotated[float, Field(ge=0, le=1)] = 0.1

@@ -10,6 +10,7 @@ What Sionna 2.2.0 does not offer, and what stands in for it: see `worlds.transpo
 import importlib
 import importlib.util
 from dataclasses import dataclass
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,6 +23,8 @@ from airtune.types import AirtuneError, BoolK, FloatK, IntK
 
 BS_HEIGHT_M = {"umi": 10.0, "uma": 25.0, "rma": 35.0}
 """Base-station heights of TR 38.901, tables 7.2-1 and 7.2-3 [m]."""
+TARGET = 0.1
+"""Block error that an MCS must fall below within its table to be used: what NR aims at (TS 38.214, 5.2.2.1)."""
 EVEN = {"precision": "double", "device": "cpu"}
 
 
@@ -33,7 +36,7 @@ def load_sionna() -> SimpleNamespace:
     """
     if importlib.util.find_spec("sionna") is None:
         raise AirtuneError("world.kind sionna: Sionna is not installed; pip install 'airtune[sionna]'")
-    with _random_state_kept():
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         return SimpleNamespace(
             config=importlib.import_module("sionna.phy").config,
             channel=importlib.import_module("sionna.phy.channel"),
@@ -41,11 +44,6 @@ def load_sionna() -> SimpleNamespace:
             nr=importlib.import_module("sionna.phy.nr.utils"),
             sys=importlib.import_module("sionna.sys"),
         )
-
-
-def _random_state_kept() -> Any:
-    """A context that restores the state of torch's global generators, of every device there is."""
-    return torch.random.fork_rng(devices=range(torch.cuda.device_count()))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -189,6 +187,7 @@ class Rates:
     """The modulation and coding schemes that the link tables hold, lowest rate first, one entry each."""
 
     mcs: IntK
+    """Index in the MCS table."""
     elements: IntK
     """Resource elements of one transport block."""
     block_bit: IntK
@@ -196,47 +195,53 @@ class Rates:
 
 
 class LinkTables:
-    """Block errors of PUSCH by `PHYAbstraction`: exponential effective SINR, then BLER tables over AWGN.
+    """Block errors by `PHYAbstraction`: exponential effective SINR, then BLER tables over AWGN.
 
-    The tables of Sionna 2.2.0 for PUSCH hold MCS 3–27 of table 1 and 9–27 of table 2, code blocks of 24 to 2,000 bits,
-    SINRs of −5 to 20 dB in steps of 1.8 dB, between which log BLER is linear; outside, the value at the edge stands.
+    Of Sionna 2.2.0's tables, those of PUSCH are used up to 64QAM (MCS 3–27 of table 1). Up to 256QAM those of PDSCH are
+    (MCS 2–26 of table 2), whose coding and modulation are the same: Sionna's for PUSCH lie 7 to 9 dB below capacity.
+    They hold code blocks of 24 to 2,000 bits and SINRs in steps of 1.8 dB from −5 to 20 dB (PUSCH), between
+    which log BLER is linear; outside, the value at the edge stands.
     """
 
+    rates: Rates
+
     def __init__(self, config: SionnaConfig) -> None:
-        self._sionna = load_sionna()
-        with _random_state_kept():
-            self._abstraction = self._sionna.sys.PHYAbstraction(**EVEN)
-            self._effective = self._sionna.sys.EESM(**EVEN)
-        self._table = config.mcs_table
-
-    def rates(self, block_bit: int) -> Rates:
-        """Every MCS with a transport block of about `block_bit` information bits."""
-        mcs = sorted(self._abstraction.bler_table["category"][0]["index"][self._table]["MCS"])
-        decoder, blocks = self._sionna.nr.MCSDecoderNR(**EVEN), self._sionna.nr.TransportBlockNR(**EVEN)
-        order, rate = decoder(torch.tensor(mcs), self._table, 0)
-        elements = torch.ceil(block_bit / (order * rate)).to(torch.int32)
-        size = blocks.transport_block_size(order, rate, (order * elements).to(torch.int32))[0]
+        sionna = load_sionna()
+        self._abstraction, self._effective = _abstraction()
+        self._table, self._category = config.mcs_table, {1: 0, 2: 1}[config.mcs_table]
+        tables = self._abstraction.bler_table["category"][self._category]["index"][self._table]["MCS"]
+        mcs = np.array([each for each, table in sorted(tables.items()) if min(table["CBS"][2000]["BLER"]) < TARGET])
+        order, rate = sionna.nr.MCSDecoderNR(**EVEN)(_tensor(mcs), self._table, self._category)
+        elements = torch.ceil(config.transport_block_bit / (order * rate)).to(torch.int32)
+        sizes = sionna.nr.TransportBlockNR(**EVEN)
+        block_bit = sizes.transport_block_size(order, rate, (order * elements).to(torch.int32))[0]
         by_rate = np.argsort(_values(order * rate), kind="stable")
-        return Rates(*(np.asarray(each)[by_rate].astype(np.int64) for each in (mcs, elements, size)))
+        self.rates = Rates(*(np.asarray(each)[by_rate].astype(np.int64) for each in (mcs, elements, block_bit)))
 
-    def block_errors(self, mcs: IntK, elements: IntK, sinr: NDArray[np.float64]) -> FloatK:
+    def block_errors(self, index: IntK, sinr: NDArray[np.float64]) -> FloatK:
         """Probability that each of n transport blocks is wrong, shape n.
 
         Args:
-            mcs: index in the table, shape n.
-            elements: resource elements of the block, shape n.
-            sinr: at some of its resource elements, linear, > 0, n×F.
+            index: entry of `rates`, shape n.
+            sinr: at some of the block's resource elements, linear, > 0, n×F.
         """
-        index = torch.tensor(mcs, dtype=torch.int32)
-        effective = self._effective(_tensor(sinr.T)[None, :, :, None], index, self._table)
+        mcs = _tensor(self.rates.mcs[index]).to(torch.int32)
+        effective = self._effective(_tensor(sinr.T)[None, :, :, None], mcs, self._table)
         _, _, _, errors, _ = self._abstraction(
-            index,
+            mcs,
             sinr_eff=effective,
-            num_allocated_re=torch.tensor(elements, dtype=torch.int32),
+            num_allocated_re=_tensor(self.rates.elements[index]),
             mcs_table_index=self._table,
-            mcs_category=0,
+            mcs_category=self._category,
         )
         return _values(errors)
+
+
+@lru_cache(maxsize=1)
+def _abstraction() -> tuple[Any, Any]:
+    """`PHYAbstraction`, whose tables take a while to interpolate, and the effective SINR; neither is ever changed."""
+    sionna = load_sionna()
+    return sionna.sys.PHYAbstraction(**EVEN), sionna.sys.EESM(**EVEN)
 
 
 def _tensor(values: NDArray[Any]) -> torch.Tensor:

@@ -20,6 +20,7 @@ Device k was given band b, power p and time τ_up for S bits.
    are at most what the controller counted with: retransmissions take time out of τ_up, never more.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +31,6 @@ from airtune.config import RunConfig
 from airtune.control.evaluation import chosen
 from airtune.rng import Stream, generator
 from airtune.types import Decision, FloatK, IntK, Problem, Transmission
-from airtune.worlds.sionna import SionnaWorld
 from airtune.worlds.tr38901 import LinkTables, Rates
 
 ELEMENTS_PER_HZ_S = 12 * 13 / 180.0
@@ -41,9 +41,8 @@ ELEMENTS_PER_HZ_S = 12 * 13 / 180.0
 class Format:
     """How n uploads are cut, one entry each."""
 
-    mcs: IntK
-    elements: IntK
-    """Resource elements of a transport block."""
+    rate: IntK
+    """Entry of the link tables' rates."""
     blocks: IntK
     """N, transport blocks of the upload."""
     room: IntK
@@ -64,12 +63,7 @@ def format_of(rates: Rates, payload_bit: FloatK, elements: FloatK, reserve: floa
     fits = room >= np.ceil(blocks * (1.0 + reserve))
     index = np.where(fits.any(axis=1), fits.argmax(axis=1), len(rates.mcs) - 1)
     each = np.arange(len(index))
-    return Format(
-        rates.mcs[index],
-        rates.elements[index],
-        blocks[each, index].astype(np.int64),
-        room[each, index].astype(np.int64),
-    )
+    return Format(index, blocks[each, index].astype(np.int64), room[each, index].astype(np.int64))
 
 
 def transmit_blocks(
@@ -103,20 +97,21 @@ def transmit_blocks(
 
 
 class TransportAir:
-    """Uploads over the channels of a `SionnaWorld`, as the docstring of this file defines them.
+    """Uploads over NR as the docstring of this file defines them.
 
     Args:
-        config: of the run.
-        world: whose fading is met.
+        config: of the run: seed, deadline and `sionna`.
+        fading_power: round and bands → |H|², K × instants × carriers, as `SionnaWorld.fading_power`.
         noise_w_per_hz: N0 [W/Hz].
     """
 
-    def __init__(self, config: RunConfig, world: SionnaWorld, noise_w_per_hz: float) -> None:
+    def __init__(
+        self, config: RunConfig, fading_power: Callable[[int, FloatK], NDArray[np.float64]], noise_w_per_hz: float
+    ) -> None:
         self._config = config
-        self._world = world
+        self._fading_power = fading_power
         self._noise_w_per_hz = noise_w_per_hz
         self._tables = LinkTables(config.sionna)
-        self._rates = self._tables.rates(config.sionna.transport_block_bit)
 
     def transmit(self, decision: Decision, problem: Problem) -> Transmission:
         """What becomes of the round's uploads; drawn anew for each device and round, the same for every policy."""
@@ -128,15 +123,15 @@ class TransportAir:
         band_hz, time_s = decision.bandwidth_hz[sending], uplink_s[sending]
         elements = ELEMENTS_PER_HZ_S * band_hz * time_s
         payload_bit = chosen(problem.payload_bit, decision.module)[sending]
-        cut = format_of(self._rates, payload_bit, elements, self._config.sionna.reserve)
-        fading = self._world.fading_power(problem.t, decision.bandwidth_hz)[sending]
+        cut = format_of(self._tables.rates, payload_bit, elements, self._config.sionna.reserve)
+        fading = self._fading_power(problem.t, decision.bandwidth_hz)[sending]
         mean_snr = decision.power_w[sending] * problem.gain[sending] / (self._noise_w_per_hz * band_hz)
         errors = self.block_errors(cut, mean_snr[:, None, None] * fading)
         for row, device in enumerate(map(int, sending)):
             room, blocks = int(cut.room[row]), int(cut.blocks[row])
             if room < blocks:
                 continue
-            one_s = float(cut.elements[row] / (ELEMENTS_PER_HZ_S * band_hz[row]))
+            one_s = float(self._tables.rates.elements[cut.rate[row]] / (ELEMENTS_PER_HZ_S * band_hz[row]))
             edges = self._edges(float(time_s[row]), one_s, room, fading.shape[1])
             uniform = generator(self._config.seed, Stream.BLOCKS, problem.t, device).random(room)
             arrived, made = transmit_blocks(errors[row], edges, blocks, uniform)
@@ -155,7 +150,7 @@ class TransportAir:
         combined = sinr[:, :, None, :] * tries[None, None, :, None]
         count = combined.shape[1] * combined.shape[2]
         flat = combined.reshape(-1, combined.shape[3])
-        errors = self._tables.block_errors(np.repeat(cut.mcs, count), np.repeat(cut.elements, count), flat)
+        errors = self._tables.block_errors(np.repeat(cut.rate, count), flat)
         return errors.reshape(combined.shape[:3])
 
     def _edges(self, uplink_s: float, one_s: float, room: int, instants: int) -> IntK:

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from tests.test_experiment import begun
 
-from airtune.cli import main
+from airtune.cli import run_cli
 from airtune.experiment import resume, run
 from airtune.types import AirtuneError
 
@@ -58,7 +58,7 @@ def test_a_changed_trace_is_refused(tiny_config, tmp_path, monkeypatch, trace):
 def test_a_bad_trace_is_one_line_and_exit_code_2(tiny, tmp_path, capsys):
     (tmp_path / "bad.csv").write_text("round,device,gain_db\n0,0,-90\n")
     options = ["--world.kind", "trace", "--trace.file", str(tmp_path / "bad.csv"), "--out", str(tmp_path / "run")]
-    assert main(["run", tiny, *options]) == 2
+    assert run_cli(["run", tiny, *options]) == 2
     told = capsys.readouterr().err.strip()
     assert told.endswith("bad.csv: has 1 devices; fleet.devices 1 would be right, got 6") and "\n" not in told
 
@@ -67,7 +67,7 @@ def test_a_bad_trace_is_one_line_and_exit_code_2(tiny, tmp_path, capsys):
 @pytest.mark.parametrize("scenario", ["umi", "rma"])
 def test_a_run_over_sionna_resumes_bit_for_bit(tiny_config, tmp_path, monkeypatch, scenario):
     changes = {
-        "world": {"kind": "sionna", "vehicle_speed_mps": 10.0},
+        "world": {"kind": "sionna", "vehicle_speed_mps": 10.0, "snr_gap_db": 15.0},
         "fleet": {"vehicle": 0.5},
         "sionna": {"scenario": scenario, "indoor": 0.3, "fading_speed_mps": 0.8},
     }

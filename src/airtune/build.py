@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from airtune.air import FadingAir
 from airtune.config import LearningConfig, ModelConfig, ModulesConfig, RunConfig, TaskConfig
 from airtune.control.policies import policy_of
 from airtune.control.problem import Cell, first_memory, pose
@@ -29,13 +30,17 @@ from airtune.learning.server import first_server
 from airtune.learning.warm_start import AdapterSource, read_adapter, warm_start
 from airtune.learning.workload import modules_of
 from airtune.physics.devices import sample_devices
+from airtune.physics.fading import rayleigh_power
 from airtune.physics.link import link_of
 from airtune.rng import Stream, generator
 from airtune.round import State, System
 from airtune.theory.constants import prior_constants
 from airtune.theory.estimates import Online
-from airtune.types import AirtuneError, FloatK, Modules, Policy, Problem
+from airtune.types import Air, AirtuneError, Devices, FloatK, Modules, Policy, Problem, Radio
 from airtune.worlds.analytic import AnalyticWorld, candidates, radio_of, received_w
+from airtune.worlds.sionna import SionnaWorld
+from airtune.worlds.trace import TraceWorld
+from airtune.worlds.transport import TransportAir
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -160,6 +165,34 @@ def _workers(config: RunConfig, learner: Learner) -> Workers | None:
     return Workers(config.workers, make, learner.train)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Surroundings:
+    """Where channels come from and who delivers over them."""
+
+    world: AnalyticWorld | SionnaWorld | TraceWorld
+    air: Air
+    facts: tuple[str, ...] = ()
+
+
+def _surroundings(config: RunConfig, devices: Devices, radio: Radio, tokens: Callable[[int], FloatK]) -> _Surroundings:
+    """World and air of a configuration."""
+    seed, count = config.seed, len(devices.kind)
+    rayleigh = FadingAir(lambda t: rayleigh_power(seed, t, count))
+    match config.world.kind:
+        case "analytic":
+            return _Surroundings(AnalyticWorld(config.world, devices, seed, tokens, config.fleet.active), rayleigh)
+        case "sionna":
+            world, told = SionnaWorld(config, devices, tokens), config.sionna
+            drawn = told.deliveries == "rayleigh"
+            air = rayleigh if drawn else TransportAir(config, world.fading_power, radio.noise_w_per_hz)
+            by = "Rayleigh fades" if drawn else f"NR link tables, {told.retransmissions} HARQ retransmissions"
+            channel = f"channels of TR 38.901 {told.scenario} at {told.carrier_hz / 1e9:g} GHz by Sionna"
+            return _Surroundings(world, air, (f"{channel}; deliveries by {by}",))
+        case "trace":
+            measured = TraceWorld(config, devices, radio, tokens)
+            return _Surroundings(measured, FadingAir(measured.fading_power), (measured.description,))
+
+
 def build(
     config: RunConfig, policy: Policy | None = None, learner: Callable[[RunConfig], Learner] = learner_of
 ) -> Experiment:
@@ -182,6 +215,13 @@ def build(
     if config.policy.module is not None and config.policy.module > len(shared.modules):
         raise AirtuneError(f"policy.module: {config.policy.module}, but the family has {len(shared.modules)} modules")
     learned = config.constants.source == "estimated"
+    radio = radio_of(config.world)
+
+    def tokens(t: int) -> FloatK:
+        return fleet.token_counts(t, candidates(config.seed, t, len(parts), config.fleet.active))
+
+    surroundings = _surroundings(config, devices, radio, tokens)
+    world = surroundings.world
     fleet = SimulatedFleet(
         shared.engine,
         shared.train,
@@ -192,19 +232,14 @@ def build(
         measured=learned,
         workers=_workers(config, shared),
         classes=shared.data.kind == "classification",
+        air=surroundings.air,
     )
     method = method_of(config, family)
-
-    def tokens(t: int) -> FloatK:
-        return fleet.token_counts(t, candidates(config.seed, t, len(parts), config.fleet.active))
-
-    radio = radio_of(config.world)
-    world = AnalyticWorld(config.world, devices, config.seed, tokens, config.fleet.active)
     cell = Cell(
         devices=devices,
         modules=shared.modules,
         radio=radio,
-        link=link_of(config.world, radio, received_w(config.world, world, devices.power_max_w, config.rounds)),
+        link=link_of(config.world, radio, received_w(config.world, world.gain, devices.power_max_w, config.rounds)),
         constants=prior_constants(config.constants, shared.modules, samples),
         rounds=config.rounds,
         tradeoff_v=config.policy.v,
@@ -218,11 +253,11 @@ def build(
             config.learning.local_steps,
         ),
     )
-    initial, adapter, facts = family.initial(config.seed), None, ()
+    initial, adapter, facts = family.initial(config.seed), None, surroundings.facts
     if config.model.adapter is not None:
         adapter = read_adapter(config.model.adapter)
         initial, told = warm_start(adapter, family, initial)
-        facts = (f"{adapter.description}, {told}",)
+        facts = (f"{adapter.description}, {told}", *facts)
     adapters, kept = method.start(initial)
     server, memory = first_server(adapters, kept), first_memory(cell, config.policy.queue_start)
 

@@ -105,6 +105,7 @@ def _comparable(config: RunConfig) -> dict[str, Any]:
 def _placed(config: RunConfig) -> RunConfig:
     """The configuration with absolute paths, so that a run can be resumed from anywhere."""
     data_dir, file, model = config.data_dir, config.policy.file, Path(config.model.name).expanduser()
+    trace = config.trace.file
     adapter = config.model.adapter
     name = str(model.absolute()) if config.model.name not in MODELS and model.is_dir() else config.model.name
     return dataclasses.replace(
@@ -112,6 +113,7 @@ def _placed(config: RunConfig) -> RunConfig:
         data_dir=data_dir and data_dir.expanduser().absolute(),
         model=dataclasses.replace(config.model, name=name, adapter=adapter and adapter.expanduser().absolute()),
         policy=dataclasses.replace(config.policy, file=file and file.expanduser().absolute()),
+        trace=dataclasses.replace(config.trace, file=trace and trace.expanduser().absolute()),
     )
 
 
@@ -252,9 +254,10 @@ def _device_rows(experiment: Experiment, state: State, record: Record) -> Iterat
 
 
 def _digest(config: RunConfig) -> str:
-    """SHA-256 of the configuration, wherever run, data, model and adapter lie (the files are checked apart)."""
+    """SHA-256 of the configuration, wherever run, data, model, adapter and trace lie (the files are checked apart)."""
     model = dataclasses.replace(config.model, name="-", adapter=config.model.adapter and Path("-"))
-    placeless = dataclasses.replace(config, data_dir=None, model=model)
+    trace = dataclasses.replace(config.trace, file=config.trace.file and Path("-"))
+    placeless = dataclasses.replace(config, data_dir=None, model=model, trace=trace)
     return hashlib.sha256(json.dumps(_comparable(placeless), sort_keys=True).encode()).hexdigest()
 
 

@@ -21,6 +21,11 @@ class Stream(IntEnum):
     CANDIDATES = 12
     SCHEDULE = 13
     HEADING = 14
+    LINE_OF_SIGHT = 20
+    INDOOR = 21
+    PENETRATION = 22
+    SMALL_SCALE = 23
+    BLOCKS = 24
 
 
 def generator(seed: int, stream: Stream, t: int = 0, device: int = 0) -> np.random.Generator:

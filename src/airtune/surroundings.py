@@ -16,24 +16,38 @@ from airtune.settings import label_of
 from airtune.types import AirtuneError, Policy
 
 PACKAGES = ("airtune", "torch", "transformers", "peft", "numpy", "scipy", "numba", "safetensors")
+SIONNA = "sionna-no-rt"
+"""Named where its channels are used."""
 CODE = ("airtune", "torch", "transformers", "numpy")
 """Packages whose change a resumed run warns about."""
 
 
 def environment(experiment: Experiment, policy: Policy | None = None) -> dict[str, Any]:
     """What a run ran on: versions, commit, machine, and the digests of model, adapter, data and policy file."""
-    learner, adapter = experiment.learner, experiment.adapter
+    learner, adapter, config = experiment.learner, experiment.adapter, experiment.config
+    packages = (*PACKAGES, SIONNA) if config.world.kind == "sionna" else PACKAGES
     started = None if adapter is None else _used(str(adapter.path), adapter.description, dict(adapter.sha256))
-    return {
-        "versions": {name: _version(name) for name in PACKAGES},
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "commit": _commit(),
-        "threads": torch.get_num_threads(),
-        "model": _used(str(learner.source.path), learner.source.description, dict(learner.source.files)),
-        "data": _used(learner.data.source, learner.data.description, dict(learner.data.sha256)),
-        "policy": _policy_used(experiment.config, policy) | {"label": label_of(experiment.config.policy)},
-    } | ({} if started is None else {"adapter": started})
+    return (
+        {
+            "versions": {name: _version(name) for name in packages},
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "commit": _commit(),
+            "threads": torch.get_num_threads(),
+            "model": _used(str(learner.source.path), learner.source.description, dict(learner.source.files)),
+            "data": _used(learner.data.source, learner.data.description, dict(learner.data.sha256)),
+            "policy": _policy_used(config, policy) | {"label": label_of(config.policy)},
+        }
+        | ({} if started is None else {"adapter": started})
+        | _trace_used(config)
+    )
+
+
+def _trace_used(config: RunConfig) -> dict[str, object]:
+    file = config.trace.file
+    if file is None:
+        return {}
+    return {"trace": _used(str(file), f"trace {file}", hashlib.sha256(file.read_bytes()).hexdigest())}
 
 
 def _used(source: str, description: str, sha256: object) -> dict[str, object]:
@@ -76,7 +90,8 @@ def _git(*arguments: str) -> str | None:
 def changed_code(folder: RunFolder) -> str | None:
     """One line that names what has changed of the code since the run began; None if nothing has."""
     then = folder.read_environment()
-    versions = [(name, then.get("versions", {}).get(name), _version(name)) for name in CODE]
+    began = then.get("versions", {})
+    versions = [(name, began.get(name), _version(name)) for name in (*CODE, *({SIONNA} & began.keys()))]
     pairs = [*versions, ("commit", _short(then.get("commit")), _short(_commit()))]
     changes = [f"{name} {old or 'unknown'} → {new or 'unknown'}" for name, old, new in pairs if old != new]
     if not changes:
@@ -100,9 +115,9 @@ def same_policy(folder: RunFolder, policy: Policy | None) -> None:
 
 
 def same_surroundings(folder: RunFolder, now: dict[str, Any]) -> None:
-    """Refuse to resume on other data, another model, adapter or policy file than the run began with."""
+    """Refuse to resume on other data, another model, adapter, policy or trace file than the run began with."""
     then = folder.read_environment()
-    for part in ("model", "adapter", "data", "policy"):
+    for part in ("model", "adapter", "data", "policy", "trace"):
         if then.get(part, {}).get("sha256") != now.get(part, {}).get("sha256"):
             raise AirtuneError(
                 f"run folder {folder.path}: the {part} has changed since the run began "

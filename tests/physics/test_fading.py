@@ -89,6 +89,6 @@ def test_bad_input_is_refused():
     with pytest.raises(AirtuneError, match="distance_m"):
         fading.path_gain(np.array([1.0, 0.0]))
     with pytest.raises(AirtuneError, match="correlation"):
-        fading.Shadowing(0, 1, 8.0, 1.0)
+        fading.Shadowing(0, 1, 8.0, 1.01)
     with pytest.raises(AirtuneError, match="round"):
         fading.Shadowing(0, 1, 8.0, 0.5).level_db(-1)

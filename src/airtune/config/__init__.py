@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from airtune.config.learning import LearningConfig
 from airtune.config.values import STRICT, Count, Fraction, NonNegative, Positive
+from airtune.config.worlds import SionnaConfig, TraceConfig
 
 PolicyName = Literal[
     "joint", "alternating", "traditional", "random", "round-robin", "best-channel", "capability", "myopic",
@@ -129,8 +130,10 @@ class PartitionConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class WorldConfig:
-    """The analytic radio world."""
+    """The radio cell, and where its channels come from."""
 
+    kind: Literal["analytic", "sionna", "trace"] = "analytic"
+    """analytic: drawn from the formulas below; sionna: 3GPP TR 38.901 (table sionna); trace: measured (table trace)."""
     cell_radius_m: Annotated[float, Field(gt=0, le=1e6)] = 500.0
     min_distance_m: Positive = 35.0
     """Closest a device may be to the base station [m]."""
@@ -261,6 +264,8 @@ class RunConfig:
     fleet: FleetConfig = Field(default_factory=FleetConfig)
     partition: PartitionConfig = Field(default_factory=PartitionConfig)
     world: WorldConfig = Field(default_factory=WorldConfig)
+    sionna: SionnaConfig = Field(default_factory=SionnaConfig)
+    trace: TraceConfig = Field(default_factory=TraceConfig)
     policy: PolicyConfig = Field(default_factory=PolicyConfig)
     constants: ConstantsConfig = Field(default_factory=ConstantsConfig)
     learning: LearningConfig = Field(default_factory=LearningConfig)
@@ -272,6 +277,14 @@ class RunConfig:
                 "world.delivery is for policies that choose neither power nor band (traditional, capability, "
                 f"unlimited and the schedulers), not for {self.policy.name}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _one_source_of_deliveries(self) -> "RunConfig":
+        if (self.world.kind == "trace") != (self.trace.file is not None):
+            raise ValueError("trace.file must be given exactly when world.kind is 'trace'")
+        if self.world.kind == "sionna" and self.world.delivery is not None:
+            raise ValueError("world.delivery gives the deliveries that world.kind 'sionna' draws: leave one out")
         return self
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""A fleet on this machine: local fine-tuning is real, delivery is drawn from the fading."""
+"""A fleet on this machine: local fine-tuning is real, who delivers is decided by the air."""
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby, islice
@@ -6,6 +6,7 @@ from itertools import groupby, islice
 import numpy as np
 from numpy.typing import NDArray
 
+from airtune.air import FadingAir
 from airtune.control.evaluation import chosen
 from airtune.fleets.workers import Job, Workers
 from airtune.learning.data import TokenSet
@@ -13,10 +14,9 @@ from airtune.learning.engine import Engine, Trained, log_prior, rates_at
 from airtune.learning.pupil import Pupil
 from airtune.learning.stacked import fits, train_stack
 from airtune.physics.cost import upload_energy_j
-from airtune.physics.fading import arrives, rayleigh_power
-from airtune.physics.link import success_probability
+from airtune.physics.fading import rayleigh_power
 from airtune.rng import Stream, generator
-from airtune.types import BoolK, Decision, FloatK, Lessons, Observation, Outcome, Problem, Report, Update
+from airtune.types import Air, BoolK, Decision, FloatK, Lessons, Observation, Outcome, Problem, Report, Update
 
 
 class SimulatedFleet:
@@ -35,6 +35,7 @@ class SimulatedFleet:
             are then balanced one by one, so that their noise is that of independent draws within each class.
         workers: processes that train in place of `engine`; None for none.
         classes: whether labels are classes; where not, batches are plain draws and there is no prior.
+        air: decides who delivers; None for Rayleigh fades of the seed.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class SimulatedFleet:
         measured: bool = False,
         workers: Workers | None = None,
         classes: bool = True,
+        air: Air | None = None,
     ) -> None:
         self.workers = workers
         self.measured = measured
@@ -59,6 +61,7 @@ class SimulatedFleet:
         self.rounds = rounds
         self._weight = weight
         self._classes = classes
+        self._air = air or FadingAir(lambda t: rayleigh_power(seed, t, len(parts)))
 
     def batches(self, t: int, device: int) -> list[NDArray[np.int64]]:
         """Sample indices of each of the E local steps of a device in round t; no repeats while samples last."""
@@ -90,12 +93,12 @@ class SimulatedFleet:
     def execute(self, lessons: Lessons, decision: Decision, problem: Problem, observation: Observation) -> Outcome:
         """Charge, draw and (lazily, as the updates are consumed) train."""
         scheduled = decision.module > 0
-        uplink_s = np.maximum(chosen(problem.uplink_s, decision.module), 0.0)
-        transmit = upload_energy_j(decision.power_w, uplink_s, problem.pa_efficiency, problem.circuit_power_w)
         if decision.error_free:
-            delivered, transmit = scheduled, np.zeros_like(transmit)
+            delivered, transmit = scheduled, np.zeros_like(decision.power_w)
         else:
-            delivered = scheduled & self._arrives(decision, problem, uplink_s)
+            sent = self._air.transmit(decision, problem)
+            transmit = upload_energy_j(decision.power_w, sent.airtime_s, problem.pa_efficiency, problem.circuit_power_w)
+            delivered = scheduled & sent.delivered
         return Outcome(
             scheduled=scheduled,
             delivered=delivered,
@@ -104,14 +107,6 @@ class SimulatedFleet:
             tokens=np.where(scheduled, observation.tokens, 0.0),
             updates=self._updates(lessons, decision, delivered, problem.t),
         )
-
-    def _arrives(self, decision: Decision, problem: Problem, uplink_s: FloatK) -> BoolK:
-        payload = chosen(problem.payload_bit, decision.module, idle=1.0)
-        threshold = problem.link.outage_power_w(payload, uplink_s, decision.bandwidth_hz, problem.gain)
-        least = problem.link.power_min_w(payload, uplink_s, decision.bandwidth_hz, problem.gain)
-        fading = rayleigh_power(self.seed, problem.t, len(self.parts))
-        possible = success_probability(threshold, decision.power_w, least) > 0.0
-        return arrives(decision.power_w, threshold, fading) & possible
 
     def _updates(self, lessons: Lessons, decision: Decision, delivered: BoolK, t: int) -> Iterator[Update]:
         for job, trained in self._trained(self._jobs(lessons, decision, delivered, t)):

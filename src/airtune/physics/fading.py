@@ -63,16 +63,19 @@ class Shadowing:
 
     X(0) = σ ε(0), X(t) = ρ X(t−1) + σ √(1−ρ²) ε(t), so every X(t) ~ N(0, σ²) and corr(X(t), X(t+n)) = ρⁿ (Gudmundson,
     Electronics Letters 1991, with the distance moved between two rounds folded into ρ, one for all devices or one for
-    each). ε(t) comes from round t's own generator, so X(t) depends on (seed, t) alone, bit for bit. The last value is
-    kept: rounds in order cost O(K).
+    each; where ρ is 1 it never changes). ε(t) comes from the generator of round t, so X(t) depends on (seed, t) alone,
+    bit for bit. The last value is kept: rounds in order cost O(K).
     """
 
-    __slots__ = ("_correlation", "_devices", "_last", "_seed", "_std_db", "_t")
+    __slots__ = ("_correlation", "_devices", "_last", "_seed", "_std_db", "_stream", "_t")
 
-    def __init__(self, seed: int, devices: int, std_db: float, correlation: AnyFloat) -> None:
-        if std_db < 0.0 or not np.all((correlation >= 0.0) & (correlation < 1.0)):
-            raise AirtuneError(f"shadowing needs std_db ≥ 0 and correlation in [0, 1), got {std_db} and {correlation}")
+    def __init__(
+        self, seed: int, devices: int, std_db: float, correlation: AnyFloat, stream: Stream = Stream.SHADOWING
+    ) -> None:
+        if std_db < 0.0 or not np.all((correlation >= 0.0) & (correlation <= 1.0)):
+            raise AirtuneError(f"shadowing needs std_db ≥ 0 and correlation in [0, 1], got {std_db} and {correlation}")
         self._seed = seed
+        self._stream = stream
         self._devices = devices
         self._std_db = std_db
         self._correlation = correlation
@@ -98,7 +101,7 @@ class Shadowing:
 
     def _innovation(self, t: int) -> FloatK:
         """White noise ε(t) of round t, N(0, 1), shape K."""
-        return generator(self._seed, Stream.SHADOWING, t).standard_normal(self._devices)
+        return generator(self._seed, self._stream, t).standard_normal(self._devices)
 
 
 def rayleigh_power(seed: int, t: int, devices: int) -> FloatK:

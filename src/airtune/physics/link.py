@@ -171,6 +171,21 @@ def success_probability(
     return np.where(sends, np.exp(-ratio), 0.0)
 
 
+def fading_of_rate(rate_bit_per_s: AnyFloat, power_w: AnyFloat, gain: AnyFloat, radio: Radio) -> NDArray[np.float64]:
+    """Fading power h at which power p over the whole band B carries a rate R: Γ_g N0 B (2^{R/B} − 1) / (p g).
+
+    An upload over the outage link at that power and band arrives under this fading iff R is at least its rate.
+
+    Args:
+        rate_bit_per_s: R ≥ 0 [bit/s].
+        power_w: p > 0 [W].
+        gain: g > 0.
+        radio: B, N0, Γ_g.
+    """
+    noise_w_per_hz = radio.snr_gap * radio.noise_w_per_hz
+    return _power_for_rate_w(noise_w_per_hz, rate_bit_per_s, 1.0, radio.bandwidth_hz, np.multiply(power_w, gain))
+
+
 def link_of(config: WorldConfig, radio: Radio, received_w: NDArray[np.float64] | None = None) -> Link:
     """The link a configuration asks for.
 

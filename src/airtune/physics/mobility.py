@@ -7,12 +7,60 @@ position that is uniform over the cell stays so.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from airtune.config import WorldConfig
+from airtune.physics.fading import positions_m
 from airtune.rng import Stream, generator
-from airtune.types import AnyFloat, FloatK
+from airtune.types import AnyFloat, BoolK, FloatK
+
+
+class Places:
+    """Where the devices are in each round: uniform over the cell at first; vehicles drive, all others stand.
+
+    Args:
+        config: cell, speed and deadline: a round lasts its deadline.
+        kind: device classes, K of them.
+        seed: of the run.
+    """
+
+    __slots__ = ("_config", "_heading_rad", "moves", "start_m")
+
+    moves: BoolK
+    """Vehicles that have a speed, shape K."""
+    start_m: NDArray[np.float64]
+    """Positions (x, y) before the first round, with the base station at the origin, K×2 [m]."""
+
+    def __init__(self, config: WorldConfig, kind: Sequence[str], seed: int) -> None:
+        self.start_m = positions_m(seed, len(kind), config.cell_radius_m, config.min_distance_m)
+        self.start_m.flags.writeable = False
+        self.moves = np.array([each == "vehicle" for each in kind]) & (config.vehicle_speed_mps > 0.0)
+        self._config = config
+        self._heading_rad = headings_rad(seed, len(kind))
+
+    def positions_m(self, t: int) -> NDArray[np.float64]:
+        """Positions at the start of round t, K×2 [m]."""
+        travelled_m = t * self._config.deadline_s * self._config.vehicle_speed_mps
+        driven = on_road_m(self.start_m, self._heading_rad, travelled_m, self._config.cell_radius_m)
+        return np.where(self.moves[:, None], driven, self.start_m)
+
+    @property
+    def directions(self) -> NDArray[np.float64]:
+        """Unit vectors of the roads as first driven, K×2."""
+        return np.stack((np.cos(self._heading_rad), np.sin(self._heading_rad)), axis=1)
+
+    def correlation(self, standing: float) -> AnyFloat:
+        """Correlation between rounds of what changes with the place: by the way driven, `standing` where there is none.
+
+        Shape K, or the scalar if nobody moves.
+        """
+        if not self.moves.any():
+            return standing
+        moved_m = self._config.vehicle_speed_mps * self._config.deadline_s
+        return np.where(self.moves, shadowing_correlation(moved_m, self._config.decorrelation_m), standing)
 
 
 def headings_rad(seed: int, devices: int) -> FloatK:

@@ -150,7 +150,7 @@ def federation(
         devices=devices,
         modules=module_family(problem.kept, payload_bit),
         radio=radio,
-        link=link_of(world, radio, received_w(world, drawn, devices.power_max_w, rounds)),
+        link=link_of(world, radio, received_w(world, drawn.gain, devices.power_max_w, rounds)),
         constants=constants_at(problem, theta, step),
         rounds=rounds,
         tradeoff_v=tradeoff_v,

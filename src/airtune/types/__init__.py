@@ -5,10 +5,23 @@ Module index 0 means "sits the round out"; modules count 1…M, so module m owns
 """
 
 from airtune.types.basic import AirtuneError, AnyFloat, BoolK, BoolKM, FloatK, FloatKM, FloatM, IntK, IntM, freeze
-from airtune.types.cell import Decision, Devices, Link, Modules, Observation, Policy, Problem, Radio, World
+from airtune.types.cell import (
+    Air,
+    Decision,
+    Devices,
+    Link,
+    Modules,
+    Observation,
+    Policy,
+    Problem,
+    Radio,
+    Transmission,
+    World,
+)
 from airtune.types.learned import Estimates, Fleet, Lesson, Lessons, Memory, Offer, Outcome, Report, Update
 
 __all__ = [
+    "Air",
     "AirtuneError",
     "AnyFloat",
     "BoolK",
@@ -34,6 +47,7 @@ __all__ = [
     "Problem",
     "Radio",
     "Report",
+    "Transmission",
     "Update",
     "World",
     "freeze",

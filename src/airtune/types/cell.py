@@ -199,6 +199,25 @@ class Decision:
         return (self.upper_bound - self.objective) / abs(self.upper_bound) if self.upper_bound else 0.0
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Transmission:
+    """What became of a round's uploads."""
+
+    delivered: BoolK
+    airtime_s: FloatK
+    """How long each device's radio was on, at most its τ_up [s]; 0 where it sits out."""
+
+    def __post_init__(self) -> None:
+        freeze(self)
+
+
+@runtime_checkable
+class Air(Protocol):
+    """Decides what becomes of uploads; asked once a round is decided, never before."""
+
+    def transmit(self, decision: Decision, problem: Problem) -> Transmission: ...
+
+
 @runtime_checkable
 class Policy(Protocol):
     """Decides a round. Any callable object with this signature is a policy."""

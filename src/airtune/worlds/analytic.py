@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from airtune.config import WorldConfig
-from airtune.physics.fading import Shadowing, path_gain, positions_m
-from airtune.physics.mobility import headings_rad, on_road_m, shadowing_correlation
+from airtune.physics.fading import Shadowing, path_gain
+from airtune.physics.mobility import Places
 from airtune.rng import Stream, generator
 from airtune.types import AirtuneError, BoolK, Devices, FloatK, Observation, Radio
 from airtune.units import db_to_linear, dbm_to_w
@@ -40,6 +40,32 @@ def candidates(seed: int, t: int, devices: int, active: int | None) -> BoolK | N
     return drawn
 
 
+def observation(
+    seed: int, t: int, gain: FloatK, availability: float, tokens: FloatK, active: int | None
+) -> Observation:
+    """What is known before deciding on round t, from what the world's channels are.
+
+    Args:
+        seed: of the run.
+        t: the round.
+        gain: g_k(t), shape K.
+        availability: probability that a device can be reached.
+        tokens: N_k(t), shape K.
+        active: how many devices are candidates; None for all.
+
+    Raises:
+        AirtuneError: token counts of another length than K.
+    """
+    available = generator(seed, Stream.AVAILABILITY, t).random(len(gain)) < availability
+    drawn = candidates(seed, t, len(gain), active)
+    if drawn is not None:
+        available &= drawn
+    tokens = np.array(tokens, dtype=np.float64)
+    if tokens.shape != gain.shape:
+        raise AirtuneError(f"tokens({t}) must have one entry per device, {len(gain)}, got shape {tokens.shape}")
+    return Observation(t=t, gain=gain, available=available, tokens=tokens, candidates=drawn)
+
+
 class AnalyticWorld:
     """A `World` drawn from formulas: mean gain g_k(t) = path gain × shadowing, availability ~ Bernoulli.
 
@@ -47,10 +73,7 @@ class AnalyticWorld:
     and every policy see the same channels. Rayleigh fading is not observed: it decides whether an upload arrives, (6).
     """
 
-    __slots__ = (
-        "_active", "_availability", "_config", "_heading_rad", "_moves", "_path_gain", "_seed", "_shadowing", "_tokens",
-        "position_m",
-    )  # fmt: skip
+    __slots__ = ("_active", "_config", "_path_gain", "_places", "_seed", "_shadowing", "_tokens", "position_m")
 
     position_m: np.ndarray
     """Device positions (x, y) before the first round, with the base station at the origin, K×2 [m]."""
@@ -74,21 +97,13 @@ class AnalyticWorld:
 
         """
         count = len(devices.kind)
-        self.position_m = positions_m(seed, count, config.cell_radius_m, config.min_distance_m)
-        self.position_m.flags.writeable = False
+        self._places = Places(config, devices.kind, seed)
+        self.position_m = self._places.start_m
         self._config = config
-        self._moves = np.array([kind == "vehicle" for kind in devices.kind]) & (config.vehicle_speed_mps > 0.0)
-        self._heading_rad = headings_rad(seed, count)
         self._path_gain = self._gain_at(self.position_m)
-        correlation = config.shadowing_correlation
-        if self._moves.any():
-            moved_m = config.vehicle_speed_mps * config.deadline_s
-            correlation = np.where(
-                self._moves, shadowing_correlation(moved_m, config.decorrelation_m), config.shadowing_correlation
-            )
+        correlation = self._places.correlation(config.shadowing_correlation)
         self._shadowing = Shadowing(seed, count, config.shadowing_std_db, correlation)
         self._active = active
-        self._availability = config.availability
         self._seed = seed
         self._tokens = tokens
 
@@ -99,26 +114,16 @@ class AnalyticWorld:
             AirtuneError: a negative round, or token counts of another length than K.
 
         """
-        gain = self.gain(t)
-        available = generator(self._seed, Stream.AVAILABILITY, t).random(len(gain)) < self._availability
-        drawn = candidates(self._seed, t, len(gain), self._active)
-        if drawn is not None:
-            available &= drawn
-        tokens = np.array(self._tokens(t), dtype=np.float64)
-        if tokens.shape != gain.shape:
-            raise AirtuneError(f"tokens({t}) must have one entry per device, {len(gain)}, got shape {tokens.shape}")
-        return Observation(t=t, gain=gain, available=available, tokens=tokens, candidates=drawn)
+        return observation(self._seed, t, self.gain(t), self._config.availability, self._tokens(t), self._active)
 
     def gain(self, t: int) -> FloatK:
         """Mean channel power gain g_k(t), linear, shape K."""
-        path = self._gain_at(self.positions_m(t)) if self._moves.any() else self._path_gain
+        path = self._gain_at(self.positions_m(t)) if self._places.moves.any() else self._path_gain
         return path * 10.0 ** (self._shadowing.level_db(t) / 10.0)
 
     def positions_m(self, t: int) -> NDArray[np.float64]:
         """Positions at the start of round t, K×2 [m]; a round lasts its deadline."""
-        travelled_m = t * self._config.deadline_s * self._config.vehicle_speed_mps
-        driven = on_road_m(self.position_m, self._heading_rad, travelled_m, self._config.cell_radius_m)
-        return np.where(self._moves[:, None], driven, self.position_m)
+        return self._places.positions_m(t)
 
     def _gain_at(self, position_m: NDArray[np.float64]) -> FloatK:
         """Path gain at positions; nobody is nearer to the base station than the least distance."""
@@ -128,9 +133,9 @@ class AnalyticWorld:
 
 
 def received_w(
-    config: WorldConfig, world: AnalyticWorld, power_max_w: FloatK, rounds: int
+    config: WorldConfig, gain: Callable[[int], FloatK], power_max_w: FloatK, rounds: int
 ) -> NDArray[np.float64] | None:
     """P_k g_k(t) of the whole run [W], rounds × K, where `delivery` asks for it; else None."""
     if config.delivery is None:
         return None
-    return np.array([power_max_w * world.gain(t) for t in range(rounds)])
+    return np.array([power_max_w * gain(t) for t in range(rounds)])

@@ -4,6 +4,7 @@ import importlib.metadata
 import sys
 from collections.abc import Sequence
 
+from airtune.commands.deploy import deploy_command
 from airtune.commands.page import report_command, rows_command
 from airtune.commands.plan import plan_command
 from airtune.commands.runs import compare_command, export_command, resume_command, run_command
@@ -39,6 +40,8 @@ USAGE = """usage: airtune COMMAND …
                          one round's problem of your own: module, power and bandwidth per device
   verify [--instances 10000 --seed 0 --out DIR]
                          the bounds against exact gaps on thousands of problems with known constants
+  deploy init|server|device|local
+                         the same rounds on real devices, over Flower; `airtune deploy` tells more
   presets                what NAME can be
 
 airtune COMMAND --help tells more; airtune run demo --help lists every setting with its unit."""
@@ -97,6 +100,8 @@ def _dispatch(arguments: list[str]) -> None:
             solve_command(arguments)
         case "verify":
             verify_command(arguments)
+        case "deploy":
+            deploy_command(arguments)
         case "presets":
             print("\n".join(f"{name:10} {text}" for name, text in presets().items()))
         case "--help" | "-h" | "help":
@@ -105,7 +110,6 @@ def _dispatch(arguments: list[str]) -> None:
             print(f"airtune {importlib.metadata.version('airtune')}")
         case _:
             raise AirtuneError(
-                f"no command {command!r}; "
-                "there are run, resume, compare, sweep, show, status, report, rows, export, plan, solve, verify and "
-                "presets"
+                f"no command {command!r}; there are run, resume, compare, sweep, show, status, report, rows, export, "
+                "plan, solve, verify, deploy and presets"
             )

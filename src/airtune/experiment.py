@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -26,11 +26,21 @@ from airtune.round import Record, State, rounds
 from airtune.settings import dump, label_of, load
 from airtune.surroundings import changed_code, environment, same_policy, same_surroundings
 from airtune.theory.estimates import delta_of, gamma_sq_of, noise_of
-from airtune.types import AirtuneError, Policy
+from airtune.types import AirtuneError, Note, Policy
+
+NOTHING = Note(None, "none")
+"""Of a device that sat the round out."""
+Make: TypeAlias = Callable[[RunConfig, Policy | None], Experiment]
+"""What makes a run of its configuration, and of a policy object that takes the place of the configured one."""
 
 
 def run(
-    config: RunConfig, policy: Policy | None = None, *, prefix: str = "", log: RunLog | None = None
+    config: RunConfig,
+    policy: Policy | None = None,
+    *,
+    prefix: str = "",
+    log: RunLog | None = None,
+    make: Make = build,
 ) -> dict[str, Any]:
     """Fine-tune under a configuration and write its run folder; returns the summary.
 
@@ -39,20 +49,28 @@ def run(
         policy: a policy object of your own, used instead of `config.policy` (such a run resumes only from Python).
         prefix: put before the title that is shown.
         log: where a copy of every round's values goes, too.
+        make: makes what runs of the configuration and the policy.
 
     Raises:
         AirtuneError: in one line, for anything the user can mend.
     """
     clock, path = _clock(0.0), out_of(config)
     refuse_occupied(path)
-    config = dataclasses.replace(_placed(config), threads=use_threads(config.threads, config.workers), out=path)
-    experiment = build(config, policy)
+    config = dataclasses.replace(placed(config), threads=use_threads(config.threads, config.workers), out=path)
+    experiment = make(config, policy)
     with RunFolder.create(path, dump(config), environment(experiment, policy)) as folder:
         with Watched(log, folder, config.name, first=1) as watched:
             return _drive(experiment, folder, experiment.start, prefix, clock, watched)
 
 
-def resume(path: Path, policy: Policy | None = None, *, prefix: str = "", log: RunLog | None = None) -> dict[str, Any]:
+def resume(
+    path: Path,
+    policy: Policy | None = None,
+    *,
+    prefix: str = "",
+    log: RunLog | None = None,
+    make: Make = build,
+) -> dict[str, Any]:
     """Finish an interrupted run; the result is bit-identical to an uninterrupted one on the same machine.
 
     Other versions of the code than the run was begun with are told on standard error, in one line.
@@ -62,6 +80,7 @@ def resume(path: Path, policy: Policy | None = None, *, prefix: str = "", log: R
         policy: the policy object, if the run was started with one.
         prefix: put before the title that is shown.
         log: where a copy of every round's values goes, too.
+        make: makes what runs of the configuration and the policy.
 
     Raises:
         AirtuneError: no run folder, damaged, or its model, data or policy have changed.
@@ -76,7 +95,7 @@ def resume(path: Path, policy: Policy | None = None, *, prefix: str = "", log: R
         config = dataclasses.replace(load(folder.read_config(), str(path / "config.toml")), out=path)
         same_policy(folder, policy)
         use_threads(config.threads, config.workers)
-        experiment = build(config, policy)
+        experiment = make(config, policy)
         same_surroundings(folder, environment(experiment, policy))
         checkpoint = folder.load_checkpoint()
         if checkpoint is not None and checkpoint[1].get("config") != _digest(config):
@@ -87,22 +106,22 @@ def resume(path: Path, policy: Policy | None = None, *, prefix: str = "", log: R
             return _drive(experiment, folder, state, prefix, clock, watched)
 
 
-def run_or_resume(config: RunConfig, prefix: str = "", log: RunLog | None = None) -> dict[str, Any]:
+def run_or_resume(config: RunConfig, prefix: str = "", log: RunLog | None = None, make: Make = build) -> dict[str, Any]:
     """Start the run, or finish it if its folder already holds the same one."""
     path = out_of(config)
     if not (path / "run.json").exists():
-        return run(config, prefix=prefix, log=log)
+        return run(config, prefix=prefix, log=log, make=make)
     theirs = load(RunFolder.open(path).read_config(), str(path / "config.toml"))
-    if _comparable(_placed(theirs)) != _comparable(_placed(config)):
+    if _comparable(placed(theirs)) != _comparable(placed(config)):
         raise AirtuneError(f"run folder {path} holds a run of another configuration; choose another --out")
-    return resume(path, prefix=prefix, log=log)
+    return resume(path, prefix=prefix, log=log, make=make)
 
 
 def _comparable(config: RunConfig) -> dict[str, Any]:
     return dump(dataclasses.replace(config, threads=None, workers=1, out=None))
 
 
-def _placed(config: RunConfig) -> RunConfig:
+def placed(config: RunConfig) -> RunConfig:
     """The configuration with absolute paths, so that a run can be resumed from anywhere."""
     data_dir, file, model = config.data_dir, config.policy.file, Path(config.model.name).expanduser()
     trace = config.trace.file
@@ -250,7 +269,8 @@ def _device_rows(experiment: Experiment, state: State, record: Record) -> Iterat
     drawn = record.observation.candidates
     for device in range(len(devices.kind)) if drawn is None else map(int, np.flatnonzero(drawn)):
         row: dict[str, Any] = {"t": record.problem.t, "device": device, "kind": devices.kind[device]}
-        yield row | {name: column[device].item() for name, column in columns.items()}
+        row |= {name: column[device].item() for name, column in columns.items()}
+        yield row if outcome.notes is None else row | dataclasses.asdict(outcome.notes.get(device, NOTHING))
 
 
 def _digest(config: RunConfig) -> str:

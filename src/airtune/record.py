@@ -62,7 +62,7 @@ class RunFolder:
             lock = locked(path)
             try:
                 refuse_occupied(path)
-                write_atomic(path / "config.toml", tomli_w.dumps(_without_none(plain(config))).encode())
+                write_atomic(path / "config.toml", tomli_w.dumps(without_none(plain(config))).encode())
                 write_json(path / "environment.json", environment)
                 write_json(path / "run.json", {"format": FORMAT})
             except BaseException:
@@ -276,12 +276,13 @@ def refuse_occupied(path: Path) -> None:
         raise AirtuneError(f"run folder {path} is not empty; {hint}")
 
 
-def _without_none(value: Any) -> Any:
+def without_none(value: Any) -> Any:
+    """Plain tables without the keys that are None, which TOML cannot say."""
     match value:
         case dict():
             table = cast("dict[str, Any]", value)
-            return {key: _without_none(item) for key, item in table.items() if item is not None}
+            return {key: without_none(item) for key, item in table.items() if item is not None}
         case list():
-            return [_without_none(item) for item in cast("list[Any]", value)]
+            return [without_none(item) for item in cast("list[Any]", value)]
         case _:
             return value

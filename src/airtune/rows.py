@@ -66,7 +66,10 @@ class RoundRow(TypedDict):
 
 
 class DeviceRow(TypedDict):
-    """One line of devices.jsonl; with fleet.active, of the devices drawn for the round alone."""
+    """One line of devices.jsonl; with fleet.active, of the devices drawn for the round alone. Of real devices there are
+    two more: `lost`, why an upload does not count, or null, and `energy_source`: rapl, battery, computed, or none of a
+    device that sat out.
+    """
 
     t: int
     device: int

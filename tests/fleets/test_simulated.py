@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from airtune.config import LearningConfig
-from airtune.fleets.simulated import SimulatedFleet, balanced
+from airtune.fleets.simulated import SimulatedFleet
+from airtune.learning.batches import balanced
 from airtune.learning.data import TokenSet
 from airtune.learning.engine import log_prior, rates_at
 from airtune.physics.link import OutageLink, WaterfallLink

@@ -88,10 +88,10 @@ def pose(cell: Cell, memory: Memory, observation: Observation, offer: Offer | No
     Args:
         cell: what does not change.
         memory: queues, energy spent, estimates.
-        observation: gains, availability, tokens.
+        observation: gains, availability, tokens; speed, power and memory of the devices where they are measured.
         offer: what the learning method sends in this round; None for the modules' own sizes.
     """
-    devices, modules, radio = cell.devices, cell.modules, cell.radio
+    devices, modules, radio = observation.devices or cell.devices, cell.modules, cell.radio
     offer = offer or own_offer(modules)
     compute_s = compute_time_s(observation.tokens, modules.flop_per_token, devices.frequency_hz, devices.flop_per_cycle)
     compute_j = compute_energy_j(
@@ -100,7 +100,7 @@ def pose(cell: Cell, memory: Memory, observation: Observation, offer: Offer | No
     uplink_s = uplink_time_s(radio.deadline_s, downlink_time_s(offer.downlink_bit, observation.gain, radio), compute_s)
     power_max_w = np.broadcast_to(devices.power_max_w[:, None], uplink_s.shape).copy()
     if cell.account:
-        left_j = (cell.rounds * devices.budget_j - memory.spent_j)[:, None]
+        left_j = (cell.rounds * cell.devices.budget_j - memory.spent_j)[:, None]
         affordable_w = affordable_power_w(left_j - compute_j, uplink_s, devices.pa_efficiency, devices.circuit_power_w)
         power_max_w = np.minimum(power_max_w, affordable_w)
     fits = modules.memory_byte[None, :] <= devices.memory_byte[:, None]
@@ -118,9 +118,9 @@ def pose(cell: Cell, memory: Memory, observation: Observation, offer: Offer | No
         circuit_power_w=devices.circuit_power_w,
         queue_j=memory.queue_j,
         spent_j=memory.spent_j,
-        budget_j=devices.budget_j,
-        weight=devices.weight,
-        utility=utility(devices.weight, constants.gamma_sq, constants.delta, constants.noise),
+        budget_j=cell.devices.budget_j,
+        weight=cell.devices.weight,
+        utility=utility(cell.devices.weight, constants.gamma_sq, constants.delta, constants.noise),
         payload_bit=np.broadcast_to(offer.payload_bit, uplink_s.shape).copy(),
         uplink_s=uplink_s,
         compute_j=compute_j,

@@ -9,13 +9,12 @@ from numpy.typing import NDArray
 from airtune.air import FadingAir
 from airtune.control.evaluation import chosen
 from airtune.fleets.workers import Job, Workers
+from airtune.learning.batches import Study
 from airtune.learning.data import TokenSet
-from airtune.learning.engine import Engine, Trained, log_prior, rates_at
-from airtune.learning.pupil import Pupil
+from airtune.learning.engine import Engine, Trained
 from airtune.learning.stacked import fits, train_stack
 from airtune.physics.cost import upload_energy_j
 from airtune.physics.fading import rayleigh_power
-from airtune.rng import Stream, generator
 from airtune.types import Air, BoolK, Decision, FloatK, Lessons, Observation, Outcome, Problem, Report, Update
 
 
@@ -53,30 +52,17 @@ class SimulatedFleet:
         air: Air | None = None,
     ) -> None:
         self.workers = workers
-        self.measured = measured
         self.engine = engine
         self.tokens = tokens
         self.parts = parts
         self.seed = seed
-        self.rounds = rounds
+        self.air = air or FadingAir(lambda t: rayleigh_power(seed, t, len(parts)))
         self._weight = weight
-        self._classes = classes
-        self._air = air or FadingAir(lambda t: rayleigh_power(seed, t, len(parts)))
+        self._study = Study(engine, tokens, seed, rounds, measured, classes)
 
     def batches(self, t: int, device: int) -> list[NDArray[np.int64]]:
         """Sample indices of each of the E local steps of a device in round t; no repeats while samples last."""
-        config = self.engine.config
-        count = config.local_steps * config.batch_size
-        part = self.parts[device]
-        draw = generator(self.seed, Stream.BATCHES, t, device)
-        if config.balanced_batches and self._classes and len(part) >= count:
-            index = balanced(draw.permutation(part), self.tokens.label, count)
-            if self.measured:
-                return dealt(index, self.tokens.label, config.local_steps)
-            index = draw.permutation(index)
-        else:
-            index = draw.choice(part, size=count, replace=len(part) < count)
-        return np.split(index, config.local_steps)
+        return self._study.batches(self.parts[device], t, device)
 
     def token_counts(self, t: int, among: BoolK | None = None) -> FloatK:
         """Tokens N_k that each device will process in round t if it is scheduled, shape K.
@@ -96,7 +82,7 @@ class SimulatedFleet:
         if decision.error_free:
             delivered, transmit = scheduled, np.zeros_like(decision.power_w)
         else:
-            sent = self._air.transmit(decision, problem)
+            sent = self.air.transmit(decision, problem)
             transmit = upload_energy_j(decision.power_w, sent.airtime_s, problem.pa_efficiency, problem.circuit_power_w)
             delivered = scheduled & sent.delivered
         return Outcome(
@@ -125,7 +111,7 @@ class SimulatedFleet:
     @property
     def _stack(self) -> int:
         """Devices trained in one pass; one where each is measured."""
-        return 1 if self.measured else self.engine.config.stack
+        return 1 if self._study.measured else self.engine.config.stack
 
     def _stacked(self, jobs: Iterator[Job]) -> Iterator[tuple[Job, Trained]]:
         """Jobs of one module together, at most `learning.stack` at once; those that do not fit, one by one."""
@@ -139,48 +125,9 @@ class SimulatedFleet:
 
     def _jobs(self, lessons: Lessons, decision: Decision, delivered: BoolK, t: int) -> Iterator[Job]:
         """What each device that delivers trains, as it is asked for."""
-        engine = self.engine
-        rates = rates_at(engine.config, t, self.rounds)
         devices = np.flatnonzero(delivered)
         if self._stack > 1:
             devices = devices[np.argsort(decision.module[devices], kind="stable")]
         for device in map(int, devices):
             module = int(decision.module[device])
-            batches = self.batches(t, device)
-            label = self.tokens.label[np.concatenate(batches)]
-            prior = log_prior(label, engine.classes) if engine.config.prior_correction and self._classes else None
-            lesson = lessons(device, module)
-            pupil = Pupil(
-                start=lesson.start,
-                batches=batches,
-                rates=rates,
-                prior=prior,
-                rest=lesson.rest,
-                fixed=lesson.fixed,
-                pruning=lesson.pruning,
-                measure=self.measured,
-            )
-            yield Job(device, module, pupil)
-
-
-def balanced(shuffled: NDArray[np.int64], label: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """`count` of the shuffled samples, every class as often as every other as far as its samples last.
-
-    >>> balanced(np.arange(6), np.array([0, 0, 0, 0, 0, 1]), 4).tolist()
-    [0, 5, 1, 2]
-    """
-    own = label[shuffled]
-    turn = np.empty(len(shuffled), dtype=np.int64)
-    for kind in np.unique(own):
-        turn[own == kind] = np.arange(int((own == kind).sum()))
-    return shuffled[np.argsort(turn, kind="stable")[:count]]
-
-
-def dealt(index: NDArray[np.int64], label: NDArray[np.int64], hands: int) -> list[NDArray[np.int64]]:
-    """The samples in batches of equal size whose class counts differ by one at most, as do those of a batch's halves.
-
-    >>> [hand.tolist() for hand in dealt(np.array([0, 1, 2, 3]), np.array([0, 1, 0, 1]), 2)]
-    [[0, 1], [2, 3]]
-    """
-    order = index[np.argsort(label[index], kind="stable")]
-    return [order[hand::hands] for hand in range(hands)]
+            yield Job(device, module, self._study.pupil(lessons(device, module), self.batches(t, device), t))

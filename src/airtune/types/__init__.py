@@ -18,7 +18,7 @@ from airtune.types.cell import (
     Transmission,
     World,
 )
-from airtune.types.learned import Estimates, Fleet, Lesson, Lessons, Memory, Offer, Outcome, Report, Update
+from airtune.types.learned import Estimates, Fleet, Lesson, Lessons, Memory, Note, Offer, Outcome, Report, Update
 
 __all__ = [
     "Air",
@@ -40,6 +40,7 @@ __all__ = [
     "Link",
     "Memory",
     "Modules",
+    "Note",
     "Observation",
     "Offer",
     "Outcome",

@@ -93,6 +93,8 @@ class Observation:
     candidate."""
     candidates: BoolK | None = None
     """The devices drawn for this round, of which `available` ones can be reached; None where all are."""
+    devices: Devices | None = None
+    """The devices as they are measured by now; None where they are what they were when the run began."""
 
     def __post_init__(self) -> None:
         freeze(self)

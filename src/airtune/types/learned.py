@@ -41,6 +41,16 @@ class Update:
     """What the estimates of the constants are made of; None from a fleet that does not report."""
 
 
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What a fleet of real devices tells of one of them in a round."""
+
+    lost: str | None
+    """Why its upload does not count, in words; None if it does."""
+    energy_source: str
+    """What the energy of its computing is from: rapl, battery, or computed."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Outcome:
     """What a round did: who delivered, at what cost, and the delivered updates (consumed once)."""
@@ -52,6 +62,8 @@ class Outcome:
     tokens: FloatK
     """Tokens processed by each scheduled device."""
     updates: Iterable[Update]
+    notes: Mapping[int, Note] | None = None
+    """What else there is to say of each scheduled device; None from a fleet that has nothing to say."""
 
     def __post_init__(self) -> None:
         freeze(self)

@@ -11,6 +11,7 @@ from airtune.control.evaluation import chosen
 from airtune.fleets.workers import Job, Workers
 from airtune.learning.data import TokenSet
 from airtune.learning.engine import Engine, Trained, log_prior, rates_at
+from airtune.learning.privacy import Guard
 from airtune.learning.pupil import Pupil
 from airtune.learning.stacked import fits, train_stack
 from airtune.physics.cost import upload_energy_j
@@ -36,6 +37,7 @@ class SimulatedFleet:
         workers: processes that train in place of `engine`; None for none.
         classes: whether labels are classes; where not, batches are plain draws and there is no prior.
         air: decides who delivers; None for Rayleigh fades of the seed.
+        guard: what makes of an update what a device sends; None where it sends that and its loss as they are.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class SimulatedFleet:
         workers: Workers | None = None,
         classes: bool = True,
         air: Air | None = None,
+        guard: Guard | None = None,
     ) -> None:
         self.workers = workers
         self.measured = measured
@@ -62,6 +65,7 @@ class SimulatedFleet:
         self._weight = weight
         self._classes = classes
         self._air = air or FadingAir(lambda t: rayleigh_power(seed, t, len(parts)))
+        self._guard = guard
 
     def batches(self, t: int, device: int) -> list[NDArray[np.int64]]:
         """Sample indices of each of the E local steps of a device in round t; no repeats while samples last."""
@@ -112,7 +116,10 @@ class SimulatedFleet:
         for job, trained in self._trained(self._jobs(lessons, decision, delivered, t)):
             reading = trained.reading
             report = None if reading is None else Report(job.device, job.module, reading.energy, reading.noise)
-            yield Update(job.device, job.module, float(self._weight[job.device]), trained.delta, trained.loss, report)
+            delta, loss = trained.delta, trained.loss
+            if self._guard is not None:
+                delta, loss = self._guard.upload(delta, t, job.device), None
+            yield Update(job.device, job.module, float(self._weight[job.device]), delta, loss, report)
 
     def _trained(self, jobs: Iterator[Job]) -> Iterator[tuple[Job, Trained]]:
         """Each job with its result, one at a time and in order, or in stacks of one module."""

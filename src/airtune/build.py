@@ -17,6 +17,7 @@ from airtune.control.policies import policy_of
 from airtune.control.problem import Cell, first_memory, pose
 from airtune.fleets.simulated import SimulatedFleet
 from airtune.fleets.workers import Workers
+from airtune.learning.accountant import promise
 from airtune.learning.assets import ModelSource, load_model, resolve_model
 from airtune.learning.corpora import Examples
 from airtune.learning.data import TaskData, TokenSet, load_task, tokenize
@@ -26,6 +27,7 @@ from airtune.learning.lora import Family, NestedLinear, family_of, install
 from airtune.learning.methods.chosen import method_of
 from airtune.learning.objective import Kind, objective_of
 from airtune.learning.partition import partition, strata
+from airtune.learning.privacy import Guard
 from airtune.learning.server import first_server
 from airtune.learning.warm_start import AdapterSource, read_adapter, warm_start
 from airtune.learning.workload import modules_of
@@ -206,6 +208,8 @@ def build(
     Raises:
         AirtuneError: anything missing, damaged or impossible, in one line.
     """
+    guard = None if config.privacy.mechanism == "none" else Guard(config.privacy, config.seed)
+    facts = () if guard is None else (promise(config.privacy, config.rounds),)
     shared = learner(config)
     family = shared.engine.family
     label = strata(shared.train.label, shared.data.kind, config.partition)
@@ -233,6 +237,7 @@ def build(
         workers=_workers(config, shared),
         classes=shared.data.kind == "classification",
         air=surroundings.air,
+        guard=guard,
     )
     method = method_of(config, family)
     cell = Cell(
@@ -253,7 +258,7 @@ def build(
             config.learning.local_steps,
         ),
     )
-    initial, adapter, facts = family.initial(config.seed), None, surroundings.facts
+    initial, adapter, facts = family.initial(config.seed), None, (*facts, *surroundings.facts)
     if config.model.adapter is not None:
         adapter = read_adapter(config.model.adapter)
         initial, told = warm_start(adapter, family, initial)
@@ -272,6 +277,7 @@ def build(
         fleet=fleet,
         method=method,
         learning=config.learning,
+        guard=guard,
     )
     start = State(0, adapters, server, memory)
     count = min(config.task.eval_samples, len(shared.dev))

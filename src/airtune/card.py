@@ -170,8 +170,22 @@ def _figures(
         ("tokens trained", f"{math.fsum(row['tokens'] for row in rows):.0f}"),
         (f"bound on the loss, {rows[-1]['bound_kind']}", f"{rows[-1]['bound']:.6g}"),
         ("certificate of the decisions", _certificate(rows)),
+        ("differential privacy", _privacy(config, rows)),
         ("seed", str(config.seed)),
     ]
+
+
+def _privacy(config: RunConfig, rows: Sequence[Mapping[str, Any]]) -> str:
+    """What the updates of a device were protected by, over the rounds."""
+    chosen = config.privacy
+    if chosen.mechanism == "none":
+        return "none"
+    told = (
+        f"{chosen.mechanism}, of a device's whole data: ε = {rows[-1]['epsilon']:.4g} at δ = {chosen.delta:g} for the "
+        f"device that sent most often; clipped to {chosen.clip_norm:g}, noise {chosen.noise_multiplier:g} × sensitivity"
+    )
+    seeded = "; the noise follows from the seed, so this is a simulation and protects nobody who knows it"
+    return told + (seeded if chosen.noise == "seeded" else "")
 
 
 def _accuracy(config: RunConfig, judged: Judged | None) -> str:

@@ -17,6 +17,7 @@ from airtune.checkpoint import from_checkpoint, to_checkpoint
 from airtune.config import RunConfig
 from airtune.display import RunDisplay
 from airtune.judging import Judge, Judgement
+from airtune.learning.accountant import spent
 from airtune.learning.export import export_merged, export_peft
 from airtune.learning.pypi import MODELS
 from airtune.logs.log import RunLog, Watched
@@ -247,7 +248,7 @@ def _round_row(experiment: Experiment, state: State, record: Record, judgement: 
         "modules": [int(count) for count in counts],
         "delta": delta_of(memory.estimates, cell.prior),
         "noise_sq": noise_of(memory.estimates, cell.prior).sum(),
-    }
+    } | spent(experiment.config.privacy, state.server)
 
 
 def _device_rows(experiment: Experiment, state: State, record: Record) -> Iterator[dict[str, Any]]:

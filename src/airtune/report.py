@@ -60,6 +60,8 @@ class RunReport:
     gap_median: float | None
     """Median certificate (upper bound − objective) / |upper bound|; None if the policy gives no bound."""
     decide_median_s: float | None
+    privacy: Mapping[str, Any]
+    """Table `privacy` of the configuration; empty in runs of a version without it."""
     kinds: tuple[KindReport, ...]
 
 
@@ -73,7 +75,7 @@ def summarise(
     compute_j = math.fsum(row["energy_compute_j"] for row in rounds)
     transmit_j = math.fsum(row["energy_transmit_j"] for row in rounds)
     scheduled = sum(row["scheduled"] for row in rounds)
-    return Summary(
+    summary = Summary(
         task=task,
         model=model,
         policy=policy,
@@ -92,6 +94,9 @@ def summarise(
         bound_tight=rounds[-1].get("bound_tight"),
         module_histogram=[sum(counts) for counts in zip(*(row["modules"] for row in rounds), strict=True)],
     )
+    if "epsilon" in rounds[-1]:
+        summary["epsilon"] = rounds[-1]["epsilon"]
+    return summary
 
 
 def elapsed_s(timings: Rows) -> float:
@@ -140,6 +145,7 @@ def report_rows(folder: RunFolder, rounds: Rows, devices: Rows) -> RunReport:
         jain=jain_index(list(delivered.values())),
         gap_median=statistics.median(gaps) if gaps else None,
         decide_median_s=statistics.median(row["decide_s"] for row in timings) if timings else None,
+        privacy=config.get("privacy", {}),
         kinds=report_kinds(devices),
     )
 

@@ -26,6 +26,7 @@ class Stream(IntEnum):
     PENETRATION = 22
     SMALL_SCALE = 23
     BLOCKS = 24
+    PRIVACY = 30
 
 
 def generator(seed: int, stream: Stream, t: int = 0, device: int = 0) -> np.random.Generator:

@@ -12,10 +12,11 @@ from airtune.control.baselines import UnlimitedPolicy
 from airtune.control.evaluation import validate_decision
 from airtune.control.problem import Cell, divergence, own_offer, pose, remember
 from airtune.learning.basis import energy_ordered
-from airtune.learning.delivery import compensated
+from airtune.learning.delivery import chances, compensated
 from airtune.learning.engine import rates_at
 from airtune.learning.lora import Adapters
 from airtune.learning.method import Method
+from airtune.learning.privacy import Guard, heaviest
 from airtune.learning.server import ServerState, server_step
 from airtune.types import (
     AirtuneError,
@@ -44,6 +45,8 @@ class System:
     method: Method
     """What devices train and send, and how the server combines it."""
     learning: LearningConfig
+    guard: Guard | None = None
+    """Differential privacy of the updates; None for none."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,7 +75,7 @@ class Record:
     phi_tight: float
     """Φ'_t, (12)."""
     loss: float | None
-    """Mean training loss of those who delivered; None if nobody did."""
+    """Mean training loss of those who delivered; None if nobody did, or told."""
     observe_s: float
     """Wall time to observe and pose the problem."""
     decide_s: float
@@ -120,7 +123,8 @@ class _Heard:
     def listen(self, updates: Iterable[Update]) -> Iterator[Update]:
         """Hand the updates on, one at a time, and keep what they tell."""
         for update in updates:
-            self.losses.append(update.loss)
+            if update.loss is not None:
+                self.losses.append(update.loss)
             if update.report is not None:
                 self.reports.append(update.report)
             yield update
@@ -133,19 +137,23 @@ class _Heard:
 
 def _learn(system: System, state: State, decision: Decision, outcome: Outcome) -> tuple[Adapters, ServerState, _Heard]:
     """Aggregate what was delivered (8); a round in which nothing arrived leaves the model as it is."""
-    heard, config = _Heard(), system.learning
+    heard, config, guard = _Heard(), system.learning, system.guard
+    server = state.server if guard is None else guard.counted(state.server, outcome.scheduled)
     if not outcome.delivered.any():
-        return state.adapters, state.server, heard
+        return state.adapters, server, heard
     anew: Adapters = {}
-    updates = compensated(config, heard.listen(outcome.updates), decision, outcome, state.server.kept, anew)
-    combined = system.method.combine(state.t, state.adapters, state.server, updates)
+    updates = compensated(config, heard.listen(outcome.updates), decision, outcome, server.kept, anew)
+    if guard is not None:
+        weight = heaviest(system.cell.devices.weight, chances(config, decision), outcome.delivered)
+        updates = guard.aggregate(updates, state.adapters, weight, state.t)
+    combined = system.method.combine(state.t, state.adapters, server, updates)
     if not all(bool(tensor.isfinite().all()) for tensor in combined.change.values()):
         raise AirtuneError(
             f"training diverged: an update is not finite; lower learning.rate (now {config.rate:g}) or "
             f"learning.server_rate (now {config.server_rate:g})"
         )
     schedule = rates_at(config, state.t, system.cell.rounds).server
-    adapters, server = server_step(state.adapters, state.server, combined.change, config, schedule)
+    adapters, server = server_step(state.adapters, server, combined.change, config, schedule)
     server = replace(server, kept={**server.kept, **anew, **combined.kept})
     if config.basis == "energy":
         adapters, server = energy_ordered(adapters, server)

@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any, NotRequired, TypedDict, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,8 @@ class RoundRow(TypedDict):
     downlink_bit: float
     """Sent down to those scheduled [bit]."""
     loss: float | None
-    """Mean training loss of those who delivered; null if nobody did."""
+    """Mean training loss of those who delivered; null if nobody did, and under differential privacy, where it is not
+    sent."""
     accuracy: float | None
     """The task's metric on the dev subset after this round; null if it was not evaluated."""
     measures: dict[str, float] | None
@@ -63,6 +64,8 @@ class RoundRow(TypedDict):
     """Estimate of δ_1 … δ_M after this round."""
     noise_sq: float
     """Estimate after this round of the noise of one mini-batch's gradient, whole module."""
+    epsilon: NotRequired[float]
+    """ε so far, at `privacy.delta`, of the device that sent in the most rounds; only under differential privacy."""
 
 
 class DeviceRow(TypedDict):
@@ -133,6 +136,8 @@ class Summary(TypedDict):
     """Theorem 2's; null in rows of a version that did not compute it."""
     module_histogram: list[int]
     """Device-rounds on each module, length M + 1."""
+    epsilon: NotRequired[float]
+    """The last row's."""
 
 
 def plain(value: object) -> Any:

@@ -99,6 +99,7 @@ def render_run(report: RunReport) -> RenderableType:
         ("Tokens", number(s["tokens"], digits=1), "trained on"),
         ("Risk bound", number(s["bound"]), "estimated, Theorem 1"),
         ("  tighter", number(s.get("bound_tight")), "estimated, Theorem 2: unbiased gradients, independent devices"),
+        ("Privacy", *_privacy(report)),
         ("Certified gap", percent(report.gap_median, 3), "median of (P1)"),
         ("Deciding", number(report.decide_median_s, "s"), "median per round"),
         ("Wall time", number(s["wall_s"], "s"), f"{s['rounds']} rounds"),
@@ -106,6 +107,15 @@ def render_run(report: RunReport) -> RenderableType:
         if row[1] != NONE:
             totals.add_row(*row)
     return Group(heading, "", totals, "", render_kinds(report.kinds))
+
+
+def _privacy(report: RunReport) -> tuple[str, str]:
+    """ε of the worst device, and for what; a dash without differential privacy."""
+    epsilon, chosen = report.summary.get("epsilon"), report.privacy
+    if epsilon is None:
+        return NONE, ""
+    drawn = "; noise from the run's seed" if chosen["noise"] == "seeded" else ""
+    return f"ε {number(epsilon)}", f"at δ {chosen['delta']:g}, {chosen['mechanism']}, worst device{drawn}"
 
 
 def render_kinds(kinds: Sequence[KindReport]) -> Table:

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from airtune.config.learning import LearningConfig
+from airtune.config.privacy import PrivacyConfig, refuse_leaks
 from airtune.config.values import STRICT, Count, Fraction, NonNegative, Positive
 from airtune.config.worlds import SionnaConfig, TraceConfig
 
@@ -269,6 +270,7 @@ class RunConfig:
     policy: PolicyConfig = Field(default_factory=PolicyConfig)
     constants: ConstantsConfig = Field(default_factory=ConstantsConfig)
     learning: LearningConfig = Field(default_factory=LearningConfig)
+    privacy: PrivacyConfig = Field(default_factory=PrivacyConfig)
 
     @model_validator(mode="after")
     def _given_delivery(self) -> "RunConfig":
@@ -288,7 +290,8 @@ class RunConfig:
         return self
 
     @model_validator(mode="after")
-    def _one_way_of_training(self) -> "RunConfig":
+    def _allowed_together(self) -> "RunConfig":
+        refuse_leaks(self.privacy, self.learning, self.fleet.devices, self.constants.source == "estimated")
         if self.workers > 1 and self.learning.stack > 1:
             raise ValueError("workers train device by device: set learning.stack 1, or workers 1")
         return self

@@ -41,7 +41,7 @@ def serve(folder: Path, exchange: Exchange, *, by_key: bool) -> dict[str, Any]:
     journal.note("resumed" if (folder / "run" / "run.json").exists() else "started")
     made = partial(deployed, server=server, folder=folder, exchange=exchange, journal=journal, by_key=by_key)
     summary = run_or_resume(config, make=made)
-    journal.note("finished", config.rounds)
+    journal.note("finished")
     return summary
 
 
@@ -65,6 +65,8 @@ def deployed(
         raise AirtuneError(
             f"{folder}: run.toml has fleet.devices {config.fleet.devices}, server.toml lists {len(server.device)}"
         )
+    if config.privacy.mechanism != "none":
+        raise AirtuneError("privacy.mechanism: real devices do not clip and blur their updates yet; it must be none")
     experiment = build(config, policy)
     learner, system = experiment.learner, experiment.system
     federation = Federation(

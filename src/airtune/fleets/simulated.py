@@ -12,6 +12,7 @@ from airtune.fleets.workers import Job, Workers
 from airtune.learning.batches import Study
 from airtune.learning.data import TokenSet
 from airtune.learning.engine import Engine, Trained
+from airtune.learning.privacy import Guard
 from airtune.learning.stacked import fits, train_stack
 from airtune.physics.cost import upload_energy_j
 from airtune.physics.fading import rayleigh_power
@@ -35,6 +36,7 @@ class SimulatedFleet:
         workers: processes that train in place of `engine`; None for none.
         classes: whether labels are classes; where not, batches are plain draws and there is no prior.
         air: decides who delivers; None for Rayleigh fades of the seed.
+        guard: what makes of an update what a device sends; None where it sends that and its loss as they are.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class SimulatedFleet:
         workers: Workers | None = None,
         classes: bool = True,
         air: Air | None = None,
+        guard: Guard | None = None,
     ) -> None:
         self.workers = workers
         self.engine = engine
@@ -59,6 +62,7 @@ class SimulatedFleet:
         self.air = air or FadingAir(lambda t: rayleigh_power(seed, t, len(parts)))
         self._weight = weight
         self._study = Study(engine, tokens, seed, rounds, measured, classes)
+        self._guard = guard
 
     def batches(self, t: int, device: int) -> list[NDArray[np.int64]]:
         """Sample indices of each of the E local steps of a device in round t; no repeats while samples last."""
@@ -98,7 +102,10 @@ class SimulatedFleet:
         for job, trained in self._trained(self._jobs(lessons, decision, delivered, t)):
             reading = trained.reading
             report = None if reading is None else Report(job.device, job.module, reading.energy, reading.noise)
-            yield Update(job.device, job.module, float(self._weight[job.device]), trained.delta, trained.loss, report)
+            delta, loss = trained.delta, trained.loss
+            if self._guard is not None:
+                delta, loss = self._guard.upload(delta, t, job.device), None
+            yield Update(job.device, job.module, float(self._weight[job.device]), delta, loss, report)
 
     def _trained(self, jobs: Iterator[Job]) -> Iterator[tuple[Job, Trained]]:
         """Each job with its result, one at a time and in order, or in stacks of one module."""

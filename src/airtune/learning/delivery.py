@@ -12,7 +12,7 @@ from torch import Tensor
 
 from airtune.config import LearningConfig
 from airtune.learning.lora import Adapters
-from airtune.types import Decision, Outcome, Update
+from airtune.types import Decision, FloatK, Outcome, Update
 
 PREFIX = "last/"
 """Before the names of what is remembered of devices' last updates."""
@@ -48,9 +48,9 @@ def compensated(
         case "renormalise":
             yield from updates
         case "inverse":
+            chance = chances(config, decision)
             for update in updates:
-                chance = max(float(decision.success_probability[update.device]), 1.0 / config.inverse_cap)
-                yield replace(update, weight=update.weight / chance)
+                yield replace(update, weight=update.weight / float(chance[update.device]))
         case "carry":
             last = _last(kept)
             for update in updates:
@@ -63,6 +63,13 @@ def compensated(
                 if device in last:
                     module, weight = last[device].pop("").tolist()
                     yield Update(device, int(module), weight, last[device], 0.0)
+
+
+def chances(config: LearningConfig, decision: Decision) -> FloatK:
+    """By what a delivered update's ω_k is divided: max(π_k, 1 / `inverse_cap`) under "inverse", else 1; shape K."""
+    if config.lost != "inverse":
+        return np.ones_like(decision.success_probability)
+    return np.maximum(decision.success_probability, 1.0 / config.inverse_cap)
 
 
 def _last(kept: Mapping[str, Tensor]) -> dict[int, Adapters]:

@@ -69,6 +69,7 @@ def _cell(text: str, label: str) -> str:
 def run_table(members: Sequence[Member]) -> str:
     """A row per run."""
     names = ("Rounds", "Accuracy", "Energy", "Of the budget", "Delivered", "Worst device", "Fairness", "Wall time")
+    names = (*names, "ε") if any("epsilon" in member.report.summary for member in members) else names
     rows: list[str] = []
     for member in members:
         s = member.report.summary
@@ -78,9 +79,9 @@ def run_table(members: Sequence[Member]) -> str:
         values = (
             rounds, percent(s["accuracy"]), number(s["energy_j"], "J", 4), percent(share, 0),
             percent(s["delivery_rate"]), number(s["max_overspend_ratio"], "×"), number(member.report.jain),
-            number(s["wall_s"], "s"),
+            number(s["wall_s"], "s"), number(s.get("epsilon")),
         )  # fmt: skip
-        cells = "".join(_cell(value, name) for value, name in zip(values, names, strict=True))
+        cells = "".join(_cell(value, name) for value, name in zip(values[: len(names)], names, strict=True))
         rows.append(f"<tr><th>{escape(s['policy'])}, seed {s['seed']}</th>{cells}</tr>")
     return _table(("Run", *names), rows)
 

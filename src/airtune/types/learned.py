@@ -35,8 +35,8 @@ class Update:
     """ω_k."""
     delta: Mapping[str, Any]
     """Name → tensor: change of the module's slice of the global adapter and of the task head."""
-    loss: float
-    """Mean training loss over the local steps."""
+    loss: float | None
+    """Mean training loss over the local steps; None under differential privacy, where it is not sent."""
     report: Report | None = None
     """What the estimates of the constants are made of; None from a fleet that does not report."""
 

@@ -41,7 +41,7 @@ def run(
     *,
     prefix: str = "",
     log: RunLog | None = None,
-    make: Make = build,
+    make: Make | None = None,
 ) -> dict[str, Any]:
     """Fine-tune under a configuration and write its run folder; returns the summary.
 
@@ -50,7 +50,7 @@ def run(
         policy: a policy object of your own, used instead of `config.policy` (such a run resumes only from Python).
         prefix: put before the title that is shown.
         log: where a copy of every round's values goes, too.
-        make: makes what runs of the configuration and the policy.
+        make: makes what runs of the configuration and the policy; None for `build`.
 
     Raises:
         AirtuneError: in one line, for anything the user can mend.
@@ -58,7 +58,7 @@ def run(
     clock, path = _clock(0.0), out_of(config)
     refuse_occupied(path)
     config = dataclasses.replace(placed(config), threads=use_threads(config.threads, config.workers), out=path)
-    experiment = make(config, policy)
+    experiment = (make or build)(config, policy)
     with RunFolder.create(path, dump(config), environment(experiment, policy)) as folder:
         with Watched(log, folder, config.name, first=1) as watched:
             return _drive(experiment, folder, experiment.start, prefix, clock, watched)
@@ -70,7 +70,7 @@ def resume(
     *,
     prefix: str = "",
     log: RunLog | None = None,
-    make: Make = build,
+    make: Make | None = None,
 ) -> dict[str, Any]:
     """Finish an interrupted run; the result is bit-identical to an uninterrupted one on the same machine.
 
@@ -81,7 +81,7 @@ def resume(
         policy: the policy object, if the run was started with one.
         prefix: put before the title that is shown.
         log: where a copy of every round's values goes, too.
-        make: makes what runs of the configuration and the policy.
+        make: makes what runs of the configuration and the policy; None for `build`.
 
     Raises:
         AirtuneError: no run folder, damaged, or its model, data or policy have changed.
@@ -96,7 +96,7 @@ def resume(
         config = dataclasses.replace(load(folder.read_config(), str(path / "config.toml")), out=path)
         same_policy(folder, policy)
         use_threads(config.threads, config.workers)
-        experiment = make(config, policy)
+        experiment = (make or build)(config, policy)
         same_surroundings(folder, environment(experiment, policy))
         checkpoint = folder.load_checkpoint()
         if checkpoint is not None and checkpoint[1].get("config") != _digest(config):
@@ -107,7 +107,9 @@ def resume(
             return _drive(experiment, folder, state, prefix, clock, watched)
 
 
-def run_or_resume(config: RunConfig, prefix: str = "", log: RunLog | None = None, make: Make = build) -> dict[str, Any]:
+def run_or_resume(
+    config: RunConfig, prefix: str = "", log: RunLog | None = None, make: Make | None = None
+) -> dict[str, Any]:
     """Start the run, or finish it if its folder already holds the same one."""
     path = out_of(config)
     if not (path / "run.json").exists():

@@ -165,11 +165,11 @@ def test_noise_has_the_standard_deviation_that_the_accountant_takes_it_to_have()
     zero = {"a": torch.zeros(300, 40, dtype=torch.float64), "b": torch.zeros(77, dtype=torch.float64)}
     local = Guard(LOCAL, 11).upload(zero, 4, 2)
     sample = np.concatenate([tensor.numpy().ravel() for tensor in local.values()])
-    assert spread_of(sample, 1.3 * 2 * 0.7) > 0.01 and stats.kstest(sample / (1.3 * 2 * 0.7), "norm").pvalue > 0.01
+    assert spread_of(sample, 1.3 * 2 * 0.7) > 1e-4 and stats.kstest(sample / (1.3 * 2 * 0.7), "norm").pvalue > 1e-4
     (update,) = Guard(CENTRAL, 11).aggregate([Update(0, 1, 0.05, zero, None)], zero, 0.2, 4)
     sample = 0.05 * np.concatenate([tensor.numpy().ravel() for tensor in update.delta.values()])
-    assert spread_of(sample, 1.3 * 2 * 0.7 * 0.2) > 0.01
-    assert spread_of(sample, 1.3 * 2 * 0.7 * 0.19) < 0.01  # the test would see a spread 5 % off
+    assert spread_of(sample, 1.3 * 2 * 0.7 * 0.2) > 1e-4
+    assert spread_of(sample, 1.3 * 2 * 0.7 * 0.19) < 1e-4  # the test would see a spread 5 % off
 
 
 def test_noise_does_not_depend_on_the_order_of_tensors():

@@ -1,4 +1,4 @@
-"""What studies of many training runs share: a row of a CSV file for each run, known by its key.
+"""What studies of many training runs share: a row of a CSV file for each run, known by key and configuration.
 
 A run that was interrupted goes on, one that has its row is left out, so a study may be stopped and started at will;
 `--shard I/N` does every Nth run, for several processes, each with a file of rows of its own beside the common one.
@@ -7,6 +7,7 @@ A run that was interrupted goes on, one that has its row is left out, so a study
 import argparse
 import csv
 import dataclasses
+import hashlib
 import json
 import re
 import shutil
@@ -18,10 +19,15 @@ from typing import Any
 from airtune import experiment
 from airtune.config import RunConfig
 from airtune.paired import estimate
+from airtune.settings import dump, flat
 
 Row = dict[str, str]
 Told = Callable[[Mapping[str, Any], Sequence[Mapping[str, Any]]], dict[str, Any]]
 """What a row holds besides its key, from a run's `rows.Summary` and its `rows.RoundRow`s."""
+
+
+ELSEWHERE = ("name", "seed", "threads", "workers", "data_dir", "out")
+"""Settings that are in a row's key, or change no row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +36,14 @@ class Cell:
 
     key: dict[str, Any]
     config: RunConfig
+
+    @property
+    def digest(self) -> str:
+        """Tells configurations apart by their settings that are no defaults, but for seed, place and threads."""
+        usual = flat(dump(RunConfig()))
+        own = {key: value for key, value in flat(dump(self.config)).items() if usual.get(key) != value}
+        told = sorted((key, value) for key, value in own.items() if key not in ELSEWHERE)
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +90,12 @@ def carry_out(cells: Iterable[Cell], path: Path, place: Place, told: Told) -> No
     own = path if parts == 1 else path.with_name(f"{path.stem}-{part}.csv")
     for number, cell in enumerate(cells):
         if number % parts == part and not _done(cell, read(path)):
-            _append(own, cell.key | _run(cell, place, told))
+            _append(own, cell.key | _run(cell, place, told) | {"config": cell.digest})
 
 
 def _done(cell: Cell, rows: Sequence[Row]) -> bool:
-    return any(all(row[name] == str(value) for name, value in cell.key.items()) for row in rows)
+    key = {**cell.key, "config": cell.digest}
+    return any(all(row[name] == str(value) for name, value in key.items()) for row in rows)
 
 
 def _run(cell: Cell, place: Place, told: Told) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """Every federated LoRA method with error-free links and at 70 % delivery, everything else the same: the table.
 
-    python -m benchmarks.study_methods --data-dir GLUE --tasks sst2 qnli --seeds 3
+    python -m benchmarks.study_methods --data-dir GLUE --tasks sst2
+    python -m benchmarks.study_methods --data-dir GLUE --rates tune
+    python -m benchmarks.study_methods --data-dir GLUE --rates best
 
 Runs are those of experiments/methods.toml and methods-qnli.toml, all at one learning rate. `--rates tune` tries GRIDS
 for each method, with error-free links and a seed that is not reported; `--rates best` then takes the best of each.
@@ -135,6 +137,8 @@ def table(rows: list[Row], task: str, rates: dict[str, float]) -> str:
         cells += [f"{up:.1f}", f"{down:.1f}", f"{len(free)} / {len(lossy)}"]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     shares = [float(row["delivered"]) / float(row["scheduled"]) for row in chosen if float(row["delivery"]) < 1.0]
+    if missing := [name for name in rates if name not in {row["method"] for row in chosen}]:
+        lines += ["", f"Not run at this rate: {', '.join(missing)}."]
     if shares:
         lines += [
             "",

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from benchmarks import cells, results
+from benchmarks import cells, results, study_methods
 from benchmarks.cells import Cell, Place
 from benchmarks.study_policies import TRIALS, UNTUNED, best_settings, cell_of, told, trials
 
@@ -109,3 +109,37 @@ def test_the_page_is_what_its_rows_say():
     if not (results.RESULTS / "compare.csv").exists():
         pytest.skip("no comparison is kept yet")
     assert results.PAGE.read_text(encoding="utf-8") == results.page(Path(results.RESULTS))
+
+
+def test_a_run_of_another_configuration_is_done_again(tmp_path, monkeypatch):
+    ran = fake_runs(monkeypatch)
+    path, place = tmp_path / "rows.csv", Place(None, 1, tmp_path / "scratch", (0, 1))
+    for rounds in (2, 2, 3):
+        cells.carry_out([Cell({"seed": 4}, RunConfig(seed=4, rounds=rounds))], path, place, accuracy_alone)
+    assert ran == [4, 4]
+
+
+METHODS_PAGE = Path("docs/methods.md")
+
+
+@pytest.mark.parametrize(("task", "best"), [("sst2", False), ("sst2", True), ("qnli", True)])
+def test_the_page_of_methods_has_the_tables_of_the_rows(task, best):
+    folder = Path("experiments/results/methods")
+    tried, rows = cells.read(folder / "tune-rows.csv"), cells.read(folder / "rows.csv")
+    rates = study_methods.best_rates(tried, task) if best else dict.fromkeys(study_methods.ALL, study_methods.COMMON)
+    assert set(rates) == set(study_methods.WAYS[task])
+    page = {line.strip() for line in METHODS_PAGE.read_text(encoding="utf-8").splitlines()}
+    made = study_methods.table(rows, task, rates).splitlines() + study_methods.tried_table(tried, task).splitlines()
+    assert {line for line in made if line.startswith("| ")} <= page
+    assert "Not run" not in "".join(made)
+
+
+def test_the_best_rate_of_a_method_is_that_of_its_own_rows_and_the_lower_of_equals():
+    grid = study_methods.GRIDS["qnli"]
+    rows = [
+        {"task": "qnli", "method": "nested", "rate": str(rate), "accuracy": str(accuracy)}
+        for rate, accuracy in zip(grid, (0.6, 0.7, 0.7), strict=True)
+    ]
+    rows += [{"task": "sst2", "method": "nested", "rate": "0.02", "accuracy": "0.9"}]
+    rows += [{"task": "qnli", "method": "fedit", "rate": str(grid[0]), "accuracy": "0.9"}]
+    assert study_methods.best_rates(rows, "qnli") == {"nested": 0.01}

@@ -93,7 +93,7 @@ def _bars(axes: Any, cost: Sequence[dict[str, Any]]) -> None:
         place = np.arange(len(names)) + 0.16 * (index - 2)
         axes.bar(place, [m for m, _ in found], 0.15, yerr=[h for _, h in found], color=shades[index], label=name,
                  error_kw={"linewidth": 0.8, "ecolor": "#444444"})  # fmt: skip
-    axes.set_xticks(range(len(names)), [f"{scenario.upper()}\n{channel}" for scenario, channel in names])
+    axes.set_xticks(range(len(names)), [f"{scenario.upper()}\n{channel}" for scenario, channel in names], fontsize=8)
     axes.set(title="Delivered utility", ylim=(0, 1))
     axes.grid(visible=False, axis="x")
     percent_axis(axes)

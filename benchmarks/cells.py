@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from airtune import experiment
+from airtune import experiment, tables
 from airtune.config import RunConfig
 from airtune.paired import estimate
 from airtune.settings import dump, flat
@@ -121,7 +121,6 @@ def _append(path: Path, row: Mapping[str, Any]) -> None:
 def interval(values: Sequence[float]) -> str:
     """Mean and 95 % t-interval in per cent, for a table; the mean alone of fewer than three values."""
     found = estimate(values)
-    if found is None:
-        return "–"
-    half = found.half_width if found.n > 2 else None
-    return f"{100 * found.mean:.1f}" + ("" if half is None else f" ± {100 * half:.1f}")
+    if found is not None and found.n < 3:
+        found = dataclasses.replace(found, half_width=None)
+    return tables.interval(found, 100, 1)

@@ -16,6 +16,7 @@ import tomli_w
 import torch
 from numpy.random import Generator, Philox, SeedSequence
 from safetensors.torch import load_file
+from tests.reference.crashes import Crash, crash_on
 
 import airtune.experiment
 import airtune.round
@@ -322,22 +323,6 @@ def test_killed_three_times_and_resumed_it_is_bit_identical(tiny_config, tmp_pat
     kept = before[: before.rfind(b"\n", 0, before.rfind(b"\n")) + 1]  # all but the last line, whose checkpoint may lack
     assert (killed / "rounds.jsonl").read_bytes().startswith(kept)
     assert_same_run(whole, killed)
-
-
-class Crash(BaseException):
-    """Nothing catches this on purpose, as nothing catches a power cut."""
-
-
-def crash_on(monkeypatch, name, call):
-    """Make the call-th use of a RunFolder method crash instead."""
-    real, count = getattr(RunFolder, name), iter(range(1, 100))
-
-    def crashing(self, *args, **kwargs):
-        if next(count) == call:
-            raise Crash
-        return real(self, *args, **kwargs)
-
-    monkeypatch.setattr(RunFolder, name, crashing)
 
 
 @pytest.fixture(scope="module")

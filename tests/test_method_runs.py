@@ -3,10 +3,9 @@
 import json
 
 import pytest
-from safetensors.torch import load_file
+from tests.reference.crashes import Crash, assert_alike, crash_on
 
 from airtune.experiment import resume, run
-from airtune.record import RunFolder
 from airtune.types import AirtuneError
 
 PLAIN = {"average": 0.0}  # the tiny configuration has the plain server otherwise
@@ -22,10 +21,6 @@ CASES = [
 ]
 
 
-class Stop(Exception):
-    pass
-
-
 @pytest.mark.parametrize("learning", CASES, ids=lambda case: "-".join(map(str, case.values())))
 def test_a_run_resumes_where_it_stopped(learning, tiny_config, tmp_path, monkeypatch):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
@@ -34,21 +29,11 @@ def test_a_run_resumes_where_it_stopped(learning, tiny_config, tmp_path, monkeyp
     rows = [json.loads(line) for line in (whole / "rounds.jsonl").read_text().splitlines()]
     assert sum(row["delivered"] for row in rows) > 0
     assert all((row["uplink_bit"] > 0) == (row["scheduled"] > 0) for row in rows)
-    real, calls = RunFolder.append_round, iter(range(9))
-
-    def stopping(self, *args, **kwargs):
-        if next(calls) == 2:
-            raise Stop
-        return real(self, *args, **kwargs)
-
-    with monkeypatch.context() as patch, pytest.raises(Stop):
-        patch.setattr(RunFolder, "append_round", stopping)
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        crash_on(patch, "append_round", 3)
         run(tiny_config(cut, learning=learning))
     resume(cut)
-    for name in ("rounds.jsonl", "devices.jsonl"):
-        assert (cut / name).read_bytes() == (whole / name).read_bytes()
-    one, other = (load_file(path / "state.safetensors") for path in (whole, cut))
-    assert one.keys() == other.keys() and all(one[name].equal(other[name]) for name in one)
+    assert_alike(cut, whole)
 
 
 def test_methods_pay_for_what_they_send(tiny_config, tmp_path):

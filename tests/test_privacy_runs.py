@@ -6,12 +6,12 @@ import pytest
 import torch
 from benchmarks import study_privacy
 from safetensors.torch import load_file
+from tests.reference.crashes import Crash, assert_alike, crash_on
 
 from airtune.experiment import resume, run
 from airtune.learning.accountant import epsilon
 from airtune.learning.privacy import Guard
 from airtune.page.page import write_page
-from airtune.record import RunFolder
 from airtune.report import report_run
 from airtune.tables import render_run
 
@@ -24,10 +24,6 @@ CASES = {
     "local-carry": ({**STRONG, "mechanism": "local"}, {"method": "sum", "lost": "carry", "context": "slice"}),
     "local-flora": ({**STRONG, "mechanism": "local"}, {"method": "flora", "average": 0.0}),
 }
-
-
-class Stop(Exception):
-    pass
 
 
 def rows_of(path, name="rounds.jsonl"):
@@ -49,21 +45,11 @@ def test_a_private_run_tells_its_epsilon_and_resumes_where_it_stopped(case, tiny
     assert [row["epsilon"] for row in rounds] == [epsilon(config.privacy, count) for count in worst]
     assert all(row["loss"] is None for row in rounds) and sum(row["delivered"] for row in rounds) > 0
     assert summary["epsilon"] == rounds[-1]["epsilon"] <= epsilon(config.privacy, config.rounds)
-    real, calls = RunFolder.append_round, iter(range(9))
-
-    def stopping(self, *args, **kwargs):
-        if next(calls) == 2:
-            raise Stop
-        return real(self, *args, **kwargs)
-
-    with monkeypatch.context() as patch, pytest.raises(Stop):
-        patch.setattr(RunFolder, "append_round", stopping)
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        crash_on(patch, "append_round", 3)
         run(tiny_config(cut, privacy=privacy, learning=learning))
     resume(cut)
-    for name in ("rounds.jsonl", "devices.jsonl"):
-        assert (cut / name).read_bytes() == (whole / name).read_bytes()
-    one, other = (load_file(path / "state.safetensors") for path in (whole, cut))
-    assert one.keys() == other.keys() and all(one[name].equal(other[name]) for name in one)
+    assert_alike(cut, whole)
 
 
 def test_without_noise_under_a_norm_that_no_update_reaches_nothing_changes(tiny_config, tmp_path, monkeypatch):

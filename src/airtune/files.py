@@ -9,7 +9,9 @@ import json
 import os
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
+
+import tomli_w
 
 from airtune.rows import plain
 from airtune.types import AirtuneError
@@ -32,6 +34,11 @@ def write_atomic(path: Path, data: bytes) -> None:
 def write_json(path: Path, value: object) -> None:
     """Atomically write JSON, indented, without NaN (null instead)."""
     write_atomic(path, (json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def write_toml(path: Path, values: Mapping[str, object]) -> None:
+    """Atomically write nested tables as TOML, without the keys that are None, which TOML cannot say."""
+    write_atomic(path, tomli_w.dumps(_without_none(plain(values))).encode())
 
 
 def csv_bytes(records: Sequence[Mapping[str, Any]]) -> bytes:
@@ -98,3 +105,14 @@ def _sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _without_none(value: Any) -> Any:
+    match value:
+        case dict():
+            table = cast("dict[str, Any]", value)
+            return {key: _without_none(item) for key, item in table.items() if item is not None}
+        case list():
+            return [_without_none(item) for item in cast("list[Any]", value)]
+        case _:
+            return value

@@ -21,12 +21,10 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
-import tomli_w
 from numpy.typing import NDArray
 
 from airtune import rows
-from airtune.files import locked, told, write_all, write_atomic, write_json
-from airtune.rows import plain
+from airtune.files import locked, told, write_all, write_atomic, write_json, write_toml
 from airtune.types import AirtuneError
 
 if TYPE_CHECKING:
@@ -62,7 +60,7 @@ class RunFolder:
             lock = locked(path)
             try:
                 refuse_occupied(path)
-                write_atomic(path / "config.toml", tomli_w.dumps(without_none(plain(config))).encode())
+                write_toml(path / "config.toml", config)
                 write_json(path / "environment.json", environment)
                 write_json(path / "run.json", {"format": FORMAT})
             except BaseException:
@@ -274,15 +272,3 @@ def refuse_occupied(path: Path) -> None:
     if names - {".lock"} - (left if ".lock" in names else set()):
         hint = f"`airtune resume {path}` continues it, or choose another" if "run.json" in names else "choose another"
         raise AirtuneError(f"run folder {path} is not empty; {hint}")
-
-
-def without_none(value: Any) -> Any:
-    """Plain tables without the keys that are None, which TOML cannot say."""
-    match value:
-        case dict():
-            table = cast("dict[str, Any]", value)
-            return {key: without_none(item) for key, item in table.items() if item is not None}
-        case list():
-            return [without_none(item) for item in cast("list[Any]", value)]
-        case _:
-            return value

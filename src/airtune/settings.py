@@ -102,21 +102,24 @@ def read_config(name: str) -> RunConfig:
     """
     if name in presets():
         text = (resources.files("airtune") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
-    else:
-        path = Path(name)
-        if not path.is_file():
-            raise AirtuneError(f"{name}: no such preset or file; presets are {', '.join(presets())}")
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise AirtuneError(f"{name}: not a UTF-8 text file ({error.reason} at byte {error.start})") from None
-        except OSError as error:
-            raise AirtuneError(f"{name}: cannot be read ({error.strerror})") from None
-    try:
         values = tomllib.loads(text)
+    else:
+        if not Path(name).is_file():
+            raise AirtuneError(f"{name}: no such preset or file; presets are {', '.join(presets())}")
+        values = read_tables(name)
+    return load({"name": Path(name).stem, **values}, name)
+
+
+def read_tables(name: str) -> dict[str, Any]:
+    """The nested tables of a TOML file; raises AirtuneError, in one line, if it cannot be read or is none."""
+    try:
+        return tomllib.loads(Path(name).read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise AirtuneError(f"{name}: not a UTF-8 text file ({error.reason} at byte {error.start})") from None
+    except OSError as error:
+        raise AirtuneError(f"{name}: cannot be read ({error.strerror})") from None
     except tomllib.TOMLDecodeError as error:
         raise AirtuneError(f"{name}: not valid TOML: {error}") from None
-    return load({"name": Path(name).stem, **values}, name)
 
 
 def override(config: RunConfig, arguments: Sequence[str]) -> RunConfig:

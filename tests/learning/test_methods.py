@@ -9,10 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.reference.small_family import FAMILY, IN, OUT, M
 
 from airtune.config import LearningConfig, ModulesConfig, RunConfig
 from airtune.learning.factors import Stack, balanced_factors, product_svd
-from airtune.learning.lora import Family, Matrix, tail_norm
+from airtune.learning.lora import tail_norm
 from airtune.learning.method import Method, Nest
 from airtune.learning.methods.chosen import method_of
 from airtune.learning.methods.frozen import FactorMethod
@@ -22,15 +23,7 @@ from airtune.learning.methods.products import FedEx, Flora
 from airtune.learning.server import first_server, server_step
 from airtune.types import Update
 
-OUT, IN, R, M = 5, 7, 4, 3
-FAMILY = Family(
-    matrices=tuple(Matrix(f"net.layer.{i}.query", i, IN, OUT) for i in range(3)),
-    layers=3,
-    ranks=(1, 2, 4),
-    depths=(1, 2, 3),
-    alpha=8.0,
-    head=(("score.weight", (2, OUT)), ("score.bias", (2,))),
-)
+R = FAMILY.ranks[-1]
 SIZES = ModulesConfig(ranks=FAMILY.ranks, depths=FAMILY.depths, bits_per_parameter=8, overhead_bit=100.0)
 NAMES = [matrix.name for matrix in FAMILY.matrices]
 SERVER = {"server_optimizer": "mean", "server_rate": 1.0, "server_momentum": 0.0, "average": 0.0}

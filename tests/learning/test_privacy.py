@@ -9,26 +9,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from tests.reference.small_family import FAMILY, M
 
 from airtune.config import ConstantsConfig, FleetConfig, LearningConfig, ModulesConfig, RunConfig
 from airtune.config.privacy import UNSUMMED, UNTOLD, PrivacyConfig
 from airtune.learning.delivery import chances
-from airtune.learning.lora import Family, Matrix
 from airtune.learning.methods.chosen import method_of
 from airtune.learning.privacy import SENT, Guard, clipped, heaviest, secret_normal, sensitivity
 from airtune.learning.server import first_server
 from airtune.settings import load
 from airtune.types import AirtuneError, Decision, Update
 
-OUT, IN, M = 5, 7, 3
-FAMILY = Family(
-    matrices=tuple(Matrix(f"net.layer.{i}.query", i, IN, OUT) for i in range(3)),
-    layers=3,
-    ranks=(1, 2, 4),
-    depths=(1, 2, 3),
-    alpha=8.0,
-    head=(("score.weight", (2, OUT)), ("score.bias", (2,))),
-)
 LINEAR = ("nested", "sum", "fedit", "ffa", "rolora")
 CENTRAL = PrivacyConfig(mechanism="central", clip_norm=0.7, noise_multiplier=1.3)
 LOCAL = replace(CENTRAL, mechanism="local")

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import socket
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 import tomli_w
 
 from airtune.cli import run_cli
+from airtune.deploy.children import free_port
 from airtune.experiment import resume, run
 from airtune.logs.log import RunLog, Start, Watched, log_of, values_of
 from airtune.record import RunFolder
@@ -188,9 +188,7 @@ def test_prometheus_serves_the_last_round_while_the_run_lasts(tiny_config, tmp_p
     pytest.importorskip("prometheus_client")
     from prometheus_client.parser import text_string_to_metric_families
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}/metrics"
     inner, pages = log_of(f"prometheus:{port}"), []
 

@@ -1,6 +1,5 @@
 """The two files of a deployment: what the server is told, and the few lines of a device."""
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -10,6 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from airtune.config.values import STRICT, Count, Positive
 from airtune.physics.devices import CLASSES
+from airtune.settings import read_tables
 from airtune.types import AirtuneError
 
 Kind = TypeVar("Kind")
@@ -111,13 +111,7 @@ def read_toml(path: Path, kind: type[Kind]) -> Kind:
     Raises:
         AirtuneError: no such file, not TOML, unknown keys or bad values; in one line.
     """
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise AirtuneError(f"{path}: cannot be read ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise AirtuneError(f"{path}: not valid TOML: {error}") from None
-    return checked(values, kind, str(path))
+    return checked(read_tables(str(path)), kind, str(path))
 
 
 def checked(values: Mapping[str, Any], kind: type[Kind], where: str) -> Kind:

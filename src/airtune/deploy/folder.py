@@ -6,14 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import tomli_w
 from pydantic import TypeAdapter
 
 from airtune.config import RunConfig
 from airtune.deploy.config import DeviceConfig, ServerConfig, Slot, read_toml
 from airtune.experiment import placed
-from airtune.record import without_none
-from airtune.rows import plain
+from airtune.files import write_toml
 from airtune.settings import dump
 from airtune.types import AirtuneError
 
@@ -119,4 +117,4 @@ def _changed(value: Any, usual: Any) -> dict[str, Any]:
 
 def _write(path: Path, values: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(tomli_w.dumps(without_none(plain(values))), encoding="utf-8")
+    write_toml(path, values)

@@ -9,15 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-import tomli_w
-
 from airtune.deploy.children import end, environment, is_alive, need_flower, start, stop
 from airtune.deploy.config import ServerConfig, read_toml
 from airtune.deploy.federation import Journal
 from airtune.deploy.refusals import Refusals
 from airtune.deploy.server import key_line, run_config
 from airtune.deploy.service import FAILURE, PROCESS
-from airtune.files import locked
+from airtune.files import locked, write_toml
 from airtune.types import AirtuneError
 
 CONNECTION = "deployment"
@@ -98,9 +96,7 @@ class Host:
             command += ["--insecure"]
         home = self._state / "flower"
         home.mkdir(exist_ok=True)
-        (home / "config.toml").write_text(
-            tomli_w.dumps({"superlink": {"default": CONNECTION, CONNECTION: connection}}), encoding="utf-8"
-        )
+        write_toml(home / "config.toml", {"superlink": {"default": CONNECTION, CONNECTION: connection}})
         link = start(command, self._env, self._state / "superlink.log")
         self._until(self._listens, link)
         if self.config.secure:

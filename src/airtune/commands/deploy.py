@@ -7,6 +7,7 @@ import tyro
 
 from airtune.commands.arguments import name_first, options, parse, quiet_libraries, settings_of
 from airtune.commands.shown import report
+from airtune.tables import number
 from airtune.types import AirtuneError
 
 USAGE = """usage: airtune deploy COMMAND …
@@ -62,7 +63,14 @@ class _Made:
     """What Flower may add to a round's deadline [s]."""
 
 
-SWITCHES = ("insecure", "shares")
+@dataclasses.dataclass
+class _MadeHere(_Made):
+    emulate: bool = False
+    """Each device in a network namespace of its own, its uplink at the rate that the controller gave it, outages as
+    links that go down (Linux, root, iproute2); implies --radio simulated."""
+
+
+SWITCHES = ("insecure", "shares", "emulate")
 
 
 def _init(arguments: list[str]) -> str:
@@ -76,7 +84,7 @@ def _init(arguments: list[str]) -> str:
     )
 
 
-def _write(name: str, asked: _Made, rest: list[str], threads: int | None) -> None:
+def _write(name: str, asked: _Made, rest: list[str], threads: int | None, emulated: bool = False) -> None:
     """Write the folder that was asked for."""
     from airtune.deploy.children import need_flower
 
@@ -89,6 +97,7 @@ def _write(name: str, asked: _Made, rest: list[str], threads: int | None) -> Non
     slots = slots_of(config)
     values = {"address": asked.address, "radio": asked.radio, "min_devices": asked.min_devices}
     values |= {"overhead_s": asked.overhead_s, "device": slots, "secure": False}
+    values["emulated"] = emulated
     server = checked(values, ServerConfig, "deploy init")
     write_folder(asked.out, config, server, secure=not asked.insecure, shares=asked.shares, threads=threads)
 
@@ -128,11 +137,41 @@ def _device(arguments: list[str]) -> None:
 
 def _local(arguments: list[str]) -> None:
     name = name_first(arguments, "deploy local")
-    asked, rest = options(_Made, arguments, f"airtune deploy local {name}", SWITCHES)
+    asked, rest = options(_MadeHere, arguments, f"airtune deploy local {name}", SWITCHES)
+    if asked.emulate:
+        asked = _emulated(asked)
     if not (asked.out / "server.toml").exists():
-        _write(name, dataclasses.replace(asked, shares=True), rest, threads=1)
+        _write(name, dataclasses.replace(asked, shares=True), rest, threads=1, emulated=asked.emulate)
     from airtune.deploy.children import ends_on_sigterm
     from airtune.deploy.local import run_local
 
     ends_on_sigterm()
     report(run_local(asked.out))
+    if asked.emulate:
+        _uploads(asked.out)
+
+
+def _emulated(asked: _MadeHere) -> _MadeHere:
+    """The same with the base station's address; raises AirtuneError if links cannot be emulated here."""
+    from airtune.deploy.links import BASE, missing
+
+    if reason := missing():
+        raise AirtuneError(f"deploy local --emulate: {reason}")
+    port = asked.address.rpartition(":")[2]
+    return dataclasses.replace(asked, address=f"{BASE}:{port}", radio="simulated")
+
+
+def _uploads(folder: Path) -> None:
+    """Table of the uploads over emulated links."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from airtune.deploy.emulation import read_uploads, told_by_device
+
+    table = Table("Uplink", title="Uploads over emulated links", title_justify="left", box=None)
+    for name in ("Arrived", "Lost", "Predicted s", "Measured s", "Measured / predicted", "Wire / payload"):
+        table.add_column(name, justify="right")
+    for device, told in told_by_device(read_uploads(folder)).items():
+        figures = (told.predicted_s, told.measured_s, told.slower, told.framing)
+        table.add_row(device, str(told.arrived), str(told.lost), *(number(figure) for figure in figures))
+    Console().print(table)

@@ -45,6 +45,9 @@ class ServerConfig:
     radio: Literal["measured", "simulated"] = "measured"
     """measured: the controller is fed by what devices report, and an upload is lost if it does not come in time;
     simulated: channels, device classes and lost uploads are those of `airtune run` with the same seed."""
+    emulated: bool = False
+    """Each device in a network namespace of this machine, its uplink at the rate that the controller gave it, down
+    where the simulated channel loses the upload; `airtune deploy local` lays the cables."""
     min_devices: Count = 1
     """A round begins once so many have said that they are there."""
     overhead_s: Positive = 30.0
@@ -60,6 +63,8 @@ class ServerConfig:
             raise ValueError("device: name at least one, and none twice")
         if self.secure and any(slot.key is None for slot in self.device):
             raise ValueError("device: with TLS every one needs a key; secure = false does without")
+        if self.emulated and self.radio != "simulated":
+            raise ValueError('emulated: outages are those of radio = "simulated"')
         if self.min_devices > len(names):
             raise ValueError(f"min_devices: {self.min_devices} of {len(names)} devices")
         return self

@@ -1,8 +1,11 @@
 """A fleet of real devices: decisions go out as tasks, and what comes back in time and as it must be is delivered."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from airtune.config import RunConfig
 from airtune.control.evaluation import chosen
@@ -12,6 +15,14 @@ from airtune.deploy.validation import Accepted, Expected, Refused, largest_chang
 from airtune.learning.engine import rates_at
 from airtune.physics.cost import upload_energy_j
 from airtune.types import Air, Decision, FloatK, Lessons, Note, Observation, Outcome, Problem, Report, Update
+
+
+class Uplinks(Protocol):
+    """What the devices' answers travel through."""
+
+    def round(self, t: int, limits: Mapping[int, Limits], faded: Collection[int]) -> AbstractContextManager[None]:
+        """Within it uplinks have the rates of their limits, by device, and those in `faded` lose what they carry."""
+        ...
 
 
 class DeployedFleet:
@@ -29,10 +40,18 @@ class DeployedFleet:
         wait_s: how long answers may take.
         air: decides which of the updates that came are lost all the same, and energies are the model's; None for real
             deliveries and measured energies.
+        uplinks: shapes what the devices send through, and cuts it where the air loses an upload.
     """
 
     def __init__(
-        self, federation: Federation, config: RunConfig, modules: int, weight: FloatK, wait_s: float, air: Air | None
+        self,
+        federation: Federation,
+        config: RunConfig,
+        modules: int,
+        weight: FloatK,
+        wait_s: float,
+        air: Air | None,
+        uplinks: Uplinks | None = None,
     ) -> None:
         self._federation = federation
         self._config = config
@@ -40,6 +59,7 @@ class DeployedFleet:
         self._weight = weight
         self._wait_s = wait_s
         self._air = air
+        self._uplinks = uplinks
 
     def execute(self, lessons: Lessons, decision: Decision, problem: Problem, observation: Observation) -> Outcome:
         """Send the tasks, wait for the answers, and let what is right through."""
@@ -52,11 +72,12 @@ class DeployedFleet:
             for k in map(int, np.flatnonzero(observation.available & ~scheduled)):
                 tasks[k] = Task(t + 1, k, self._federation.setup)
                 expected[k] = Expected(t + 1, k, 0, {}, 0.0, self._modules, model=self._federation.model)
-        results = self._federation.ask(tasks, expected, self._wait_s, t) if tasks else {}
         reached, airtime_s = scheduled, np.maximum(chosen(problem.uplink_s, decision.module), 0.0)
         if self._air is not None and not decision.error_free:
             sent = self._air.transmit(decision, problem)
             reached, airtime_s = sent.delivered, sent.airtime_s
+        with self._shaped(t, tasks, np.flatnonzero(scheduled & ~reached)):
+            results = self._federation.ask(tasks, expected, self._wait_s, t) if tasks else {}
         transmit_j = upload_energy_j(decision.power_w, airtime_s, problem.pa_efficiency, problem.circuit_power_w)
         notes: dict[int, Note] = {}
         accepted: dict[int, Accepted] = {}
@@ -83,6 +104,13 @@ class DeployedFleet:
             updates=self._updates(accepted),
             notes=notes,
         )
+
+    def _shaped(self, t: int, tasks: Mapping[int, Task], faded: NDArray[np.intp]) -> AbstractContextManager[None]:
+        """Uplinks at the rates of the tasks, if there is anything that shapes them."""
+        if self._uplinks is None:
+            return nullcontext()
+        limits = {k: task.limits for k, task in tasks.items() if task.limits is not None}
+        return self._uplinks.round(t, limits, set(map(int, faded)))
 
     def _training(self, lessons: Lessons, decision: Decision, problem: Problem, k: int) -> tuple[Task, Expected]:
         """What a scheduled device is asked, and what its answer must be."""

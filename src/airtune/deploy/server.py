@@ -12,8 +12,10 @@ from airtune.config import RunConfig
 from airtune.control.policies import policy_of
 from airtune.control.problem import first_memory
 from airtune.deploy.config import ServerConfig, read_toml
+from airtune.deploy.emulation import ROWS, EmulatedUplinks
 from airtune.deploy.federation import Exchange, Federation, Journal
 from airtune.deploy.fleet import DeployedFleet
+from airtune.deploy.links import Links
 from airtune.deploy.messages import Standing
 from airtune.deploy.world import PairedWorld, ReportedWorld, devices_of
 from airtune.experiment import run_or_resume
@@ -95,9 +97,18 @@ def deployed(
         start = dataclasses.replace(start, memory=first_memory(cell, config.policy.queue_start))
         policy = policy or policy_of(config.policy, devices, len(cell.modules), config.seed, _no_problems)
     wait_s = cell.radio.deadline_s + server.overhead_s
-    fleet = DeployedFleet(federation, config, len(cell.modules), cell.devices.weight, wait_s, air)
+    uplinks = uplinks_of(server, folder) if server.emulated else None
+    fleet = DeployedFleet(federation, config, len(cell.modules), cell.devices.weight, wait_s, air, uplinks)
     system = dataclasses.replace(system, cell=cell, world=world, fleet=fleet, policy=policy or system.policy)
     return dataclasses.replace(experiment, system=system, start=start)
+
+
+def uplinks_of(server: ServerConfig, folder: Path) -> EmulatedUplinks:
+    """The emulated uplinks of a deployment; raises AirtuneError if nobody has laid its cables."""
+    links = Links(len(server.device))
+    if not all(map(links.there, range(links.count))):
+        raise AirtuneError(f"{folder}: its links are emulated; start it with `airtune deploy local --out {folder}`")
+    return EmulatedUplinks(links, folder / ROWS, [slot.name for slot in server.device])
 
 
 def _at_start(folder: Path, federation: Federation, least: int) -> dict[int, Standing]:

@@ -174,6 +174,8 @@ class _Surroundings:
     world: AnalyticWorld | SionnaWorld | TraceWorld
     air: Air
     facts: tuple[str, ...] = ()
+    ceiling: float | None = None
+    """Highest spectral efficiency of what delivers [bit/s/Hz], which the configuration may overrule; None for none."""
 
 
 def _surroundings(config: RunConfig, devices: Devices, radio: Radio, tokens: Callable[[int], FloatK]) -> _Surroundings:
@@ -185,11 +187,12 @@ def _surroundings(config: RunConfig, devices: Devices, radio: Radio, tokens: Cal
             return _Surroundings(AnalyticWorld(config.world, devices, seed, tokens, config.fleet.active), rayleigh)
         case "sionna":
             world, told = SionnaWorld(config, devices, tokens), config.sionna
-            drawn = told.deliveries == "rayleigh"
-            air = rayleigh if drawn else TransportAir(config, world.fading_power, radio.noise_w_per_hz)
-            by = "Rayleigh fades" if drawn else f"NR link tables, {told.retransmissions} HARQ retransmissions"
             channel = f"channels of TR 38.901 {told.scenario} at {told.carrier_hz / 1e9:g} GHz by Sionna"
-            return _Surroundings(world, air, (f"{channel}; deliveries by {by}",))
+            if told.deliveries == "rayleigh":
+                return _Surroundings(world, rayleigh, (f"{channel}; deliveries by Rayleigh fades",))
+            air = TransportAir(config, world.fading_power, radio.noise_w_per_hz)
+            by = f"NR link tables, {told.retransmissions} HARQ retransmissions"
+            return _Surroundings(world, air, (f"{channel}; deliveries by {by}",), air.max_efficiency_bit_per_s_hz)
         case "trace":
             measured = TraceWorld(config, devices, radio, tokens)
             return _Surroundings(measured, FadingAir(measured.fading_power), (measured.description,))
@@ -226,6 +229,7 @@ def build(
 
     surroundings = _surroundings(config, devices, radio, tokens)
     world = surroundings.world
+    received = received_w(config.world, world.gain, devices.power_max_w, config.rounds)
     fleet = SimulatedFleet(
         shared.engine,
         shared.train,
@@ -244,7 +248,7 @@ def build(
         devices=devices,
         modules=shared.modules,
         radio=radio,
-        link=link_of(config.world, radio, received_w(config.world, world.gain, devices.power_max_w, config.rounds)),
+        link=link_of(config.world, radio, received, surroundings.ceiling),
         constants=prior_constants(config.constants, shared.modules, samples),
         rounds=config.rounds,
         tradeoff_v=config.policy.v,

@@ -12,6 +12,8 @@ def link_terms(link, payload_bit, uplink_s, band_hz, gain):
     with np.errstate(over="ignore"):
         snr = 2.0 ** np.minimum(payload_bit / (uplink_s * band_hz), 1000.0) - 1.0
         for_rate = link.snr_gap * link.noise_w_per_hz * band_hz * snr / gain
+    too_fast = payload_bit > link.max_efficiency_bit_per_s_hz * uplink_s * band_hz
+    for_rate = np.where(too_fast, np.inf, for_rate)
     if hasattr(link, "m_linear"):
         return link.m_linear * link.noise_w_per_hz * band_hz / gain, for_rate
     return for_rate, np.zeros_like(for_rate)

@@ -19,8 +19,9 @@ def option_value(problem, k, column, band_hz):
     price = queue * uplink / problem.pa_efficiency[k]
     rate = np.minimum(problem.payload_bit[k, column] / (uplink * band_hz), 900.0)
     c = link.snr_gap * link.noise_w_per_hz * band_hz * np.expm1(rate * np.log(2.0)) / problem.gain[k]
+    fits = problem.payload_bit[k, column] <= link.max_efficiency_bit_per_s_hz * uplink * band_hz
     if price == 0:
-        return reward * np.exp(-c / cap) - fixed
+        return np.where(fits, reward * np.exp(-c / cap), 0.0) - fixed
 
     def rises(p):
         """Sign of the derivative in p, positive where more power is worth it."""
@@ -34,7 +35,7 @@ def option_value(problem, k, column, band_hz):
         low, high = np.where(up, middle, low), np.where(up, high, middle)
     candidates = np.stack([low, high, np.full_like(c, cap)])
     best = (reward * np.exp(-c / candidates) - price * candidates).max(axis=0)
-    return np.maximum(best, 0.0) - fixed
+    return np.where(fits, np.maximum(best, 0.0), 0.0) - fixed
 
 
 def device_value(problem, k, band_hz):

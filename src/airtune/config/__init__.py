@@ -148,6 +148,9 @@ class WorldConfig:
     interference_margin_db: Annotated[float, Field(ge=0, le=200)] = 3.0
     snr_gap_db: Annotated[float, Field(ge=0, le=200)] = 3.0
     """Γ_g [dB], the distance of a practical code from capacity."""
+    max_efficiency_bit_per_s_hz: Positive | None = None
+    """η_max [bit/s/Hz], (16): no upload arrives at a higher rate over its band, and the policies know it. None: no
+    ceiling; where sionna.deliveries is abstraction, that of its MCS table (a large number takes it away)."""
     delivery: Annotated[float, Field(gt=0, le=1)] | None = None
     """Mean delivery of uploads at full power over fleet and run, whatever their size and band, the far losing more;
     for policies that choose neither power nor band; None: by the link."""
@@ -285,6 +288,8 @@ class RunConfig:
     def _one_source_of_deliveries(self) -> "RunConfig":
         if (self.world.kind == "trace") != (self.trace.file is not None):
             raise ValueError("trace.file must be given exactly when world.kind is 'trace'")
+        if self.world.delivery is not None and self.world.max_efficiency_bit_per_s_hz is not None:
+            raise ValueError("world.delivery delivers at any rate: leave out world.max_efficiency_bit_per_s_hz")
         if self.world.kind == "sionna" and self.world.delivery is not None:
             raise ValueError("world.delivery gives the deliveries that world.kind 'sionna' draws: leave one out")
         return self

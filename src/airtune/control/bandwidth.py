@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from airtune.control.evaluation import chosen, energy_j
 from airtune.control.market import Market
-from airtune.physics.link import OutageLink, WaterfallLink, success_probability
+from airtune.physics.link import OutageLink, WaterfallLink, least_bandwidth_hz, success_probability
 from airtune.types import AirtuneError, Problem
 
 
@@ -80,12 +80,14 @@ def _shared_band(
     reward, fixed = _worth(problem, module, power_w, columns)
     sends, power = sends[:, columns], power_w[:, columns]
     uplink = np.where(sends, chosen(problem.uplink_s, module)[:, columns], 1.0)
+    payload = chosen(problem.payload_bit, module)[:, columns]
     with np.errstate(over="ignore"):
-        nats_hz = math.log(2.0) * chosen(problem.payload_bit, module)[:, columns] / uplink
+        nats_hz = math.log(2.0) * payload / uplink
     scale = link.snr_gap * link.noise_w_per_hz / np.where(problem.gain > 0, problem.gain, 1.0)[columns]
     with np.errstate(over="ignore"):
         kappa = scale * nats_hz / np.where(sends, power, 1.0)
-    return Market(problem.bandwidth_hz, reward, fixed, nats_hz, kappa, sends).clear()
+    least_hz = least_bandwidth_hz(payload, uplink, link.max_efficiency_bit_per_s_hz)
+    return Market(problem.bandwidth_hz, reward, fixed, nats_hz, kappa, least_hz, sends).clear()
 
 
 def _least_band(

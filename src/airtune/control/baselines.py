@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from airtune.control.evaluation import RELATIVE_SLACK, energy_j, make_decision, validate_decision
+from airtune.physics.link import least_bandwidth_hz, max_efficiency_of
 from airtune.types import AirtuneError, BoolK, Decision, FloatK, IntK, Problem
 
 
@@ -82,7 +83,17 @@ def who_can_pay(problem: Problem, module: IntK, phase: FloatK) -> tuple[BoolK, F
 
 
 def equal_share(problem: Problem, module: IntK, power_w: FloatK, takes_part: BoolK) -> Decision:
-    """The decision in which those who take part share the band equally."""
+    """The decision in which those who take part share the band equally.
+
+    Under a ceiling on the rate, (16), only as many do as an equal share carries: those who need the most band sit out.
+    """
+    devices = np.arange(len(module))
+    payload_bit, uplink_s = problem.payload_bit[devices, module - 1], problem.uplink_s[devices, module - 1]
+    least_hz = least_bandwidth_hz(payload_bit, uplink_s, max_efficiency_of(problem.link))
+    order = np.argsort(np.where(takes_part, least_hz, np.inf), kind="stable")
+    carried = takes_part[order] & (least_hz[order] * (devices + 1) <= problem.bandwidth_hz * (1.0 + RELATIVE_SLACK))
+    takes_part = np.zeros_like(takes_part)
+    takes_part[order[carried]] = True
     share = problem.bandwidth_hz / max(int(takes_part.sum()), 1)
     return make_decision(problem, np.where(takes_part, module, 0), power_w, np.where(takes_part, share, 0.0))
 

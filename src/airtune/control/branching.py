@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from airtune.control.compiled import compiled
-from airtune.control.curve import Options, value_at
+from airtune.control.curve import SLACK, Options, value_at
 from airtune.control.dual import HIGH, LATEST, LOW, Demand, Limits, dual_at, minimise_dual
 from airtune.control.sharing import Incumbent, recover
 
@@ -23,6 +23,8 @@ _CUT_STEPS = 50
 """Halvings that find where one option overtakes another."""
 _MARGIN = 0.02
 """Part of the range between two best bands, at either end, in which no cut is made."""
+_BELOW = 1e-6
+"""Relative distance of a cut to an option's least band, at which the option is out on the lower side."""
 _NOTICEABLE = 1e-9
 """Relative difference of band that counts as a jump."""
 
@@ -85,11 +87,17 @@ def device_value(options: Options, k: int, but: int, band_hz: float) -> float:
 
 
 @compiled
+def leads_at(options: Options, k: int, top: int, band_hz: float) -> bool:
+    """Whether option `top` is the best of device k with this band."""
+    return value_at(options, top, options.nats_hz[top] / band_hz) > device_value(options, k, top, band_hz)
+
+
+@compiled
 def overtakes_hz(options: Options, k: int, top: int, low: float, high: float) -> float:
     """The band between low and high from which option `top` is the device's best, by halving."""
     for _ in range(_CUT_STEPS):
         middle = 0.5 * (low + high)
-        if value_at(options, top, options.nats_hz[top] / middle) > device_value(options, k, top, middle):
+        if leads_at(options, k, top, middle):
             high = middle
         else:
             low = middle
@@ -106,8 +114,10 @@ def cut_of(options: Options, demand: Demand, band_hz: float) -> tuple[int, float
         much, little, top = demand.band_hz[LOW, k], demand.band_hz[HIGH, k], demand.pick[LOW, k]
         if much - little <= _NOTICEABLE * band_hz or top < 0:
             continue
-        cut = 0.5 * (little + much)
-        if demand.pick[HIGH, k] != top:
+        cut, least = 0.5 * (little + much), options.least_hz[top]
+        if little < least <= much * (1.0 + SLACK) and leads_at(options, k, top, least):
+            cut = least * (1.0 - _BELOW)
+        elif demand.pick[HIGH, k] != top:
             found = overtakes_hz(options, k, top, little, much)
             margin = _MARGIN * (much - little)
             if little + margin < found < much - margin:  # nearer to an end it would hardly cut anything off

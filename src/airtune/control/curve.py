@@ -11,7 +11,8 @@ with A = V U, F = Z (E_cmp + P_circ τ_up), β = Z τ_up/ξ, r = β q/A, κ = q/
     v' = (A/a) 2w e^{−2w} x Q/(e^x − 1)   and   v' = (A/a) κ Q e^{−κh},   Q(x) = (x − 1) e^x + 1,
 
 continuous where the cap begins to bind (x_join), and rises with x up to x_top: the inflection of the capped branch, or
-w = ½, beyond which sending costs more than it brings. So at a price λ the best b > 0 is one root, found in ln λ.
+w = ½, beyond which sending costs more than it brings, or the ceiling on the rate, x = η_max ln 2, beyond which v = −F.
+So at a price λ the best b > 0 is one root, found in ln λ, or the least band b_min = a/(η_max ln 2) of (16).
 """
 
 import math
@@ -26,6 +27,8 @@ from airtune.control.compiled import compiled
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+SLACK = 1e-9
+"""Relative shortfall of band that still counts as (16), as in `physics.link` (rounding)."""
 X_MAX = 600.0
 """Spectral efficiencies beyond this [nat] leave float64."""
 HALF = 0.5 * math.exp(-0.5)
@@ -77,7 +80,11 @@ class Options(NamedTuple):
     x_top: Floats
     """x of the largest marginal value."""
     log_top: Floats
-    """ln v' there: at higher prices the option wants no band."""
+    """ln v' there: at higher prices the option wants no more than its least band."""
+    least_hz: Floats
+    """b_min [Hz], (16): v = −F below it; 0 without a ceiling on the rate."""
+    log_stop: Floats
+    """ln of the price from which on the option wants no band: log_top, or more where it is worth its least band."""
 
 
 @compiled
@@ -158,8 +165,8 @@ def root(options: Options, i: int, log_price: float, guess: float) -> float:
 
 @compiled
 def value_at(options: Options, i: int, x: float) -> float:
-    """v [J²] of option i at spectral efficiency x > 0; −F where sending does not pay at any power."""
-    if x > X_MAX:
+    """v [J²] of option i at spectral efficiency x > 0; −F above the ceiling, or where sending pays at no power."""
+    if x > X_MAX or x * options.least_hz[i] > options.nats_hz[i] * (1.0 + SLACK):
         return -options.fixed[i]
     h = math.expm1(x) / x
     if x < options.x_join[i]:
@@ -187,11 +194,17 @@ def power_at(options: Options, i: int, x: float) -> float:
 def offer(
     options: Options, i: int, price: float, log_price: float, least_hz: float, most_hz: float, guess: float
 ) -> tuple[float, float, float]:
-    """Best of v(b) − λ b over least ≤ b ≤ most for option i: φ(λ) of (15) [J²], its b [Hz], and the root x or 0."""
+    """Best of v(b) − λ b over least ≤ b ≤ most for option i: φ(λ) of (15) [J²], its b [Hz], and the root x or 0.
+
+    Where the ceiling on the rate leaves no such b, least for nothing.
+    """
     a = options.nats_hz[i]
     phi, band, x = -options.fixed[i], 0.0, 0.0
-    if least_hz > 0.0:
-        phi, band = value_at(options, i, a / least_hz) - price * least_hz, least_hz
+    first = max(least_hz, options.least_hz[i])
+    if first > most_hz:
+        return phi - price * least_hz, least_hz, x
+    if first > 0.0:
+        phi, band = value_at(options, i, a / first) - price * first, first
     if log_price >= options.log_top[i]:
         return phi, band, x
     x_least = a / most_hz
@@ -200,7 +213,7 @@ def offer(
         x = root(options, i, log_price, guess)
         best = max(x, x_least)
     inside = a / best
-    if inside > least_hz:
+    if inside > first:
         other = value_at(options, i, best) - price * inside
         if other > phi:
             return other, inside, x

@@ -98,7 +98,7 @@ def dual_at(options: Options, limits: Limits, band_hz: float, log_price: float, 
             if not limits.alive[i]:
                 continue
             phi, band = -options.fixed[i], 0.0
-            if least > 0.0 or log_price < options.log_top[i]:
+            if least > 0.0 or log_price < options.log_stop[i]:
                 phi, band, x = offer(options, i, price, log_price, least, limits.most_hz[k], limits.guess[i])
                 if x > 0.0:
                     limits.guess[i] = x

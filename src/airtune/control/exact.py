@@ -5,7 +5,7 @@ power, exponent t = c/p and success y, scaled so that every variable is of the o
 
     max Σ f   f ≤ V U y − Z (τ_up/ξ) P ρ − F   y ≤ e^{−t}   ln ρ + ln t + ln x − x − ln(1 − e^{−x}) ≥ ln(s/P)   Σ u ≤ 1
 
-with s = Γ_g N0 a/g the least c, F = Z (E_cmp + P_circ τ_up), and a binary z that is 1 where the option is taken. What
+with u ≥ b_min z/B by (16), s = Γ_g N0 a/g the least c, F = Z (E_cmp + P_circ τ_up), and a binary z that is 1 where the option is taken. What
 a device may earn given its band alone, v(b) of `control.exact_curve`, is convex up to a point and concave beyond. So
 tangents to its concave envelope, f ≤ v(b0) z + v'(b0) (b − b0 z), hold for every decision and make the relaxation
 tight: only modules, and what little of the convex part matters, are left to branch on.
@@ -92,11 +92,13 @@ class ExactPolicy:
         for option in options:
             alone[option.device] = max(alone[option.device], (option.reward - option.fixed) / scale)
         module, share = np.zeros(devices, np.int64), np.zeros(devices)
-        power = np.zeros(devices)
+        power, floor = np.zeros(devices), np.zeros(devices)
         for option, each in zip(options, taken, strict=True):
             if found and model.getVal(each.on) > 0.5:
                 module[option.device], share[option.device] = option.module, model.getVal(each.part)
-        share = share / max(float(share.sum()), 1e-300)
+                floor[option.device] = option.floor
+        above = np.maximum(share - floor, 0.0)  # the solver keeps to constraints within its tolerance only
+        share = floor + above / max(float(above.sum()), 1e-300) * (1.0 - float(floor.sum()))
         for option in options:
             if module[option.device] == option.module:
                 power[option.device] = float(option.power_w(share[[option.device]])[0])

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from airtune.control.power import best_power_w
-from airtune.physics.link import OutageLink
+from airtune.physics.link import OutageLink, least_bandwidth_hz
 from airtune.types import AirtuneError, Problem
 
 Floats = NDArray[np.float64]
@@ -39,6 +39,8 @@ class Option:
     """a/B: nats per symbol if it had the whole band."""
     least_w: float
     """s [W]: c in an infinite band."""
+    floor: float
+    """Least share, b_min/B by (16): nothing arrives with less; 0 without a ceiling on the rate."""
 
     def outage_w(self, share: Floats) -> Floats:
         """c at a share of the band [W]."""
@@ -70,8 +72,10 @@ class Option:
         return np.where(sends, self.reward * np.exp(-ratio) * fall / safe, 0.0)
 
     def least_share(self, worth: float) -> float:
-        """The share at which v reaches `worth`, from below; v rises with the band."""
-        low, high = 0.0, 1.0
+        """The share at which v reaches `worth`, from below and from the floor on; v rises with the band."""
+        low, high = self.floor, 1.0
+        if low > 0.0 and float(self.value(np.array([low]))[0]) >= worth:
+            return low
         for _ in range(60):
             middle = 0.5 * (low + high)
             if float(self.value(np.array([middle]))[0]) < worth:
@@ -103,6 +107,7 @@ def options_of(problem: Problem) -> list[Option]:
     link = problem.link
     if not isinstance(link, OutageLink):
         raise AirtuneError(f"exact: link must be an OutageLink, got {type(link).__name__}")
+    least_hz = least_bandwidth_hz(problem.payload_bit, problem.uplink_s, link.max_efficiency_bit_per_s_hz)
     found: list[Option] = []
     for k, column in np.argwhere(problem.feasible & (problem.uplink_s > 0) & (problem.power_max_w > 0)).tolist():
         uplink, queue = float(problem.uplink_s[k, column]), float(problem.queue_j[k])
@@ -119,7 +124,8 @@ def options_of(problem: Problem) -> list[Option]:
             cap_w=float(problem.power_max_w[k, column]),
             nats=nats_hz / problem.bandwidth_hz,
             least_w=link.snr_gap * link.noise_w_per_hz * nats_hz / gain,
+            floor=float(least_hz[k, column]) / problem.bandwidth_hz,
         )
-        if float(option.value(np.ones(1))[0]) > 0:
+        if option.floor < 1.0 and float(option.value(np.ones(1))[0]) > 0:
             found.append(option)
     return found

@@ -6,13 +6,16 @@ With x = a/b (a = S ln 2/τ_up, x: spectral efficiency in nats) and κ = Γ_g N0
     w dπ/db = (w κ/a) q(x) e^{−κ h(x)},   q(x) = (x − 1) e^x + 1.
 
 It rises with b up to one inflection x_in(κ), where κ = x³ e^x/q², and falls after it: at any price a device buys either
-nothing or a b on the falling branch x ≤ x_in, where ln(marginal value) is concave and increasing in x.
+nothing or a b on the falling branch x ≤ x_in, where ln(marginal value) is concave and increasing in x. A ceiling on the
+rate, (16), ends that branch at x = η_max ln 2, where it lies below x_in.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from airtune.physics.link import RATE_SLACK
 
 Array = NDArray[np.float64]
 
@@ -60,6 +63,8 @@ class Market:
     """a = S ln 2/τ_up [Hz], shape (S, K)."""
     kappa: Array
     """κ = Γ_g N0 a/(g p), shape (S, K)."""
+    least_hz: Array
+    """b_min of (16), below which π = 0 [Hz], shape (S, K); 0 without a ceiling on the rate."""
     sends: NDArray[np.bool_]
     """Devices that may buy."""
 
@@ -84,9 +89,8 @@ class Market:
         able = self.sends & (self.reward > 0) & (self.nats_hz > 0)
         x = np.clip(np.where(able, self.nats_hz, 1.0) / self.band_hz, 1e-12, _KAPPA_MAX)
         loss = np.minimum(np.where(able, self.kappa, 0.0) * np.expm1(x) / x, 700.0)
-        worth = np.where(
-            able & (self.nats_hz < _KAPPA_MAX * self.band_hz), self.reward * np.exp(-loss) - self.fixed, -np.inf
-        )
+        able &= (self.nats_hz < _KAPPA_MAX * self.band_hz) & (self.least_hz <= self.band_hz)
+        worth = np.where(able, self.reward * np.exp(-loss) - self.fixed, -np.inf)
         best = worth.argmax(axis=-1)
         rows = np.arange(len(band))
         takes = (worth[rows, best] > 0) & ~(band > 0).any(axis=-1)
@@ -104,10 +108,11 @@ class _Traders:
     fixed: Array
     nats_hz: Array
     kappa: Array
+    least_hz: Array
     x_low: Array
     """x at b = B."""
     x_high: Array
-    """x at the inflection, or x_low for those who cannot buy."""
+    """x at the inflection or at the ceiling, whichever is less, or x_low for those who cannot buy."""
     log_scale: Array
     eligible: NDArray[np.bool_]
 
@@ -117,18 +122,21 @@ class _Traders:
         sane &= market.kappa < _KAPPA_MAX
         kappa, nats = np.where(sane, market.kappa, 1.0), np.where(sane, market.nats_hz, market.band_hz)
         reward = np.where(sane, market.reward, 1.0)
-        x_low, x_high = np.maximum(nats / market.band_hz, _X_MIN), inflection(kappa)
+        ceiling = np.divide(nats, market.least_hz, out=np.full_like(nats, np.inf), where=market.least_hz > 0)
+        x_low, x_high = np.maximum(nats / market.band_hz, _X_MIN), np.minimum(inflection(kappa), ceiling)
         sane &= x_low < x_high
         x_low, x_high = np.where(sane, x_low, 1.0), np.where(sane, x_high, 1.0)
         sane &= reward * np.exp(-kappa * np.expm1(x_low) / x_low) > market.fixed
         log_scale = np.log(reward) + np.log(kappa) - np.log(nats)
-        return cls(market.band_hz, reward, market.fixed, nats, kappa, x_low, x_high, log_scale, sane)
+        least = np.where(sane, market.least_hz, 0.0)
+        return cls(market.band_hz, reward, market.fixed, nats, kappa, least, x_low, x_high, log_scale, sane)
 
     def worth(self, band: Array) -> Array:
         """V U π − F at bandwidth b > 0 [J²]."""
         x = np.clip(self.nats_hz / np.where(band > 0, band, np.inf), 1e-12, _KAPPA_MAX)
         loss = np.minimum(self.kappa * np.expm1(x) / x, 700.0)
-        return self.reward * np.exp(-loss) - self.fixed
+        arrives = np.where(band >= self.least_hz * (1.0 - RATE_SLACK), np.exp(-loss), 0.0)
+        return self.reward * arrives - self.fixed
 
     def log_slope(self, x: Array) -> tuple[Array, Array]:
         """ln(w dπ/db) [ln J²/Hz] and its derivative in x."""
@@ -162,6 +170,7 @@ class _Traders:
             tiled(self.fixed),
             tiled(self.nats_hz),
             tiled(self.kappa),
+            tiled(self.least_hz),
             tiled(self.x_low),
             tiled(self.x_high),
             tiled(self.log_scale),
@@ -174,9 +183,14 @@ class _Traders:
         return np.clip(np.exp(np.minimum(log_x, 6.0)), self.x_low, np.maximum(self.x_low, 0.9 * self.x_high))
 
     def bracket(self, member: NDArray[np.bool_]) -> tuple[Array, Array]:
-        """Logarithms of prices (S, 1): at which one member alone wants all of B, and none wants any."""
+        """Logarithms of prices (S, 1): at which one member alone wants all of B, and none wants any.
+
+        At the ceiling a member buys its least band up to the price that takes all of its worth.
+        """
         low = np.where(member, self.log_slope(self.x_low)[0], -np.inf).max(axis=-1, keepdims=True)
-        high = np.where(member, self.log_slope(self.x_high)[0], -np.inf).max(axis=-1, keepdims=True)
+        least = self.nats_hz / self.x_high
+        stop = np.maximum(self.log_slope(self.x_high)[0], np.log(np.maximum(self.worth(least), 1e-300) / least))
+        high = np.where(member, stop, -np.inf).max(axis=-1, keepdims=True)
         some = member.any(axis=-1, keepdims=True)
         return np.where(some, low, 0.0), np.where(some, high, 0.0)
 
@@ -231,4 +245,9 @@ class _Traders:
         x, _ = traders.respond(log_price, x, 2)
         band = np.where(member, traders.nats_hz / x, 0.0)
         total = np.where(some, band.sum(axis=-1, keepdims=True), self.band_hz)
-        return band * (self.band_hz / total), np.exp(log_price[:, 0])
+        least = np.where(member, traders.least_hz, 0.0)
+        taken = least.sum(axis=-1, keepdims=True)
+        taken = np.where(taken < self.band_hz, taken, 0.0)  # more than there is: nobody's least is kept to
+        least = np.where(taken > 0, least, 0.0)
+        stretch = (self.band_hz - taken) / np.maximum(total - taken, 1e-300)
+        return least + (band - least) * stretch, np.exp(log_price[:, 0])

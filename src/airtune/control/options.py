@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from airtune.control.compiled import compiled
 from airtune.control.curve import HALF, X_MAX, Options, capped_slope, free_slope, growth, slope_factor, value_at
 from airtune.control.market import inflection
-from airtune.physics.link import OutageLink
+from airtune.physics.link import OutageLink, least_bandwidth_hz
 from airtune.types import Problem
 
 Floats = NDArray[np.float64]
@@ -117,11 +117,26 @@ def shape(options: Options, i: int) -> None:
 
 
 @compiled
+def cut_off(options: Options, i: int) -> None:
+    """End option i where the ceiling on the rate does: from there on, v' is largest, or v − λ b convex, (16)."""
+    options.log_stop[i] = options.log_top[i]
+    x = options.nats_hz[i] / options.least_hz[i] if options.least_hz[i] > 0.0 else math.inf
+    if x < options.x_top[i]:
+        free = x < options.x_join[i]
+        number = options.ratio[i] if free else options.kappa[i]
+        slope = free_slope(x, number, options.log_scale[i]) if free else capped_slope(x, number, options.log_scale[i])
+        earned = value_at(options, i, x) + options.fixed[i]
+        options.x_top[i], options.log_top[i] = x, slope[0]
+        options.log_stop[i] = max(slope[0], math.log(earned / options.least_hz[i]) if earned > 0.0 else -math.inf)
+
+
+@compiled
 def gather(
     feasible: NDArray[np.bool_],
     utility: Floats,
     payload_bit: Floats,
     uplink_s: Floats,
+    least_hz: Floats,
     compute_j: Floats,
     cap_w: Floats,
     gain: Floats,
@@ -147,13 +162,15 @@ def gather(
             cost = queue_j[k] * uplink / pa_efficiency[k]
             fixed = queue_j[k] * (compute_j[k, m] + circuit_power_w[k] * uplink)
             kappa, ratio = max(scale / cap, _TINY), cost * scale / reward
-            if not (kappa < X_MAX and nats / band_hz < X_MAX and ratio < 4.0 * HALF * HALF and fixed < reward):
+            least = least_hz[k, m]
+            if not (least <= band_hz and kappa < X_MAX and nats / band_hz < X_MAX and ratio < 4.0 * HALF * HALF and fixed < reward):
                 continue
             options.module[n], options.reward[n], options.fixed[n] = m + 1, reward, fixed
             options.nats_hz[n], options.scale_w[n], options.cap_w[n] = nats, scale, cap
             options.cost_per_w[n], options.ratio[n], options.kappa[n] = cost, ratio, kappa
-            options.log_scale[n] = math.log(reward) - math.log(nats)
+            options.log_scale[n], options.least_hz[n] = math.log(reward) - math.log(nats), least
             shape(options, n)
+            cut_off(options, n)
             if options.x_top[n] > 0.0 and value_at(options, n, nats / band_hz) > 0.0:
                 n += 1
     options.first[feasible.shape[0]] = n
@@ -175,6 +192,7 @@ def options_of(problem: Problem, link: OutageLink) -> Options:
         problem.utility,
         problem.payload_bit,
         problem.uplink_s,
+        least_bandwidth_hz(problem.payload_bit, problem.uplink_s, link.max_efficiency_bit_per_s_hz),
         problem.compute_j,
         problem.power_max_w,
         problem.gain,

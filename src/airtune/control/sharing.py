@@ -146,9 +146,11 @@ def wanted(options: Options, pick: Ints, band_hz: float, log_price: float, guess
     for k in range(len(pick)):
         i = pick[k]
         band[k] = 0.0
-        if i >= 0 and log_price < options.log_top[i]:
+        if i >= 0 and log_price < options.log_stop[i]:
             x = options.nats_hz[i] / band_hz
-            if x < options.x_top[i]:
+            if log_price >= options.log_top[i]:
+                x = options.x_top[i]
+            elif x < options.x_top[i]:
                 guess[i] = root(options, i, log_price, float(guess[i]))
                 x = max(guess[i], x)
             band[k] = options.nats_hz[i] / x

@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from airtune.control.switching import best_module, module_power_w, module_value
-from airtune.physics.link import WaterfallLink
+from airtune.physics.link import WaterfallLink, max_efficiency_of
 from airtune.types import Problem
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _EFFICIENCY_LADDER = np.geomspace(0.05, 24.0, 14)
-"""Spectral efficiencies [bit/s/Hz] of the trial bandwidths; SP3 refines what is taken."""
+"""Spectral efficiencies [bit/s/Hz] of the trial bandwidths, held below the ceiling; SP3 refines what is taken."""
 _FINE_LADDER = np.geomspace(0.05, 24.0, 40)
 """The same for the waterfall link, where SP3 moves bandwidth only down to what the power at hand needs."""
 
@@ -38,12 +38,13 @@ class Offers:
         devices, modules = problem.utility.shape
         worthwhile = problem.feasible & (problem.utility > 0) & (problem.uplink_s > 0)
         payload, uplink = np.where(worthwhile, problem.payload_bit, 0.0), np.where(worthwhile, problem.uplink_s, 1.0)
+        most = max_efficiency_of(problem.link)
         with np.errstate(over="ignore"):  # an upload that would need infinite bandwidth is offered the whole band
-            band = payload / uplink / _EFFICIENCY_LADDER[:, None, None]
+            band = payload / uplink / np.minimum(_EFFICIENCY_LADDER, most)[:, None, None]
         if isinstance(problem.link, WaterfallLink):
             cap = np.maximum(problem.power_max_w, 0.0)
             least = problem.link.bandwidth_min_hz(payload, uplink, cap, problem.gain[:, None])
-            band = np.concatenate([payload / uplink / _FINE_LADDER[:, None, None], least[None]])
+            band = np.concatenate([payload / uplink / np.minimum(_FINE_LADDER, most)[:, None, None], least[None]])
         band = np.minimum(band, problem.bandwidth_hz)
         value = module_value(problem, module_power_w(problem, band), band)
         value = np.where(worthwhile & (band > 0), value, -np.inf)

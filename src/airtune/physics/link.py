@@ -2,7 +2,7 @@
 
 Both links answer to `airtune.types.Link`. They differ in what bandwidth does: with `OutageLink` the rate follows from
 payload and time, and more band means more success; with `WaterfallLink` the rate must fit in the band, and every hertz
-beyond that only lets in noise.
+beyond that only lets in noise. On both, no upload arrives above the highest spectral efficiency η_max, if there is one.
 """
 
 import math
@@ -19,7 +19,7 @@ from airtune.types import AirtuneError, AnyFloat, Link, Radio
 EXPONENT_MAX = 700.0
 """Beyond this, e^x leaves float64: the power needed is called infinite."""
 RATE_SLACK = 1e-9
-"""Relative shortfall of power that still counts as meeting the rate (rounding)."""
+"""Relative shortfall of power or band that still counts as meeting the rate (rounding)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,19 +30,24 @@ class OutageLink:
     """N0 [W/Hz], noise figure and interference margin included."""
     snr_gap: float
     """Γ_g ≥ 1, linear."""
+    max_efficiency_bit_per_s_hz: float = math.inf
+    """η_max > 0 of (16) [bit/s/Hz]; ∞ for no ceiling."""
 
     def __post_init__(self) -> None:
         _check_positive("noise_w_per_hz", self.noise_w_per_hz)
         _check_snr_gap(self.snr_gap)
+        _check_ceiling(self.max_efficiency_bit_per_s_hz)
 
     def outage_power_w(
         self, payload_bit: AnyFloat, uplink_s: AnyFloat, bandwidth_hz: AnyFloat, gain: AnyFloat
     ) -> NDArray[np.float64]:
         """Outage power c = Γ_g N0 b (2^{S/(b τ_up)} − 1) / g [W], (5).
 
-        Arguments broadcast. ∞ where bandwidth, time or gain is not positive, or where the power leaves float64.
+        Arguments broadcast. ∞ where bandwidth, time or gain is not positive, where the band is below that of (16), or
+        where the power leaves float64.
         """
-        return _power_for_rate_w(self.snr_gap * self.noise_w_per_hz, payload_bit, uplink_s, bandwidth_hz, gain)
+        noise_w_per_hz, ceiling = self.snr_gap * self.noise_w_per_hz, self.max_efficiency_bit_per_s_hz
+        return _power_for_rate_w(noise_w_per_hz, payload_bit, uplink_s, bandwidth_hz, gain, ceiling)
 
     def power_min_w(
         self, payload_bit: AnyFloat, uplink_s: AnyFloat, bandwidth_hz: AnyFloat, gain: AnyFloat
@@ -61,11 +66,14 @@ class WaterfallLink:
     """Waterfall threshold m, linear (not dB)."""
     snr_gap: float
     """Γ_g ≥ 1, linear; enters the rate only."""
+    max_efficiency_bit_per_s_hz: float = math.inf
+    """η_max > 0 of (16) [bit/s/Hz]; ∞ for no ceiling."""
 
     def __post_init__(self) -> None:
         _check_positive("noise_w_per_hz", self.noise_w_per_hz)
         _check_positive("m_linear", self.m_linear)
         _check_snr_gap(self.snr_gap)
+        _check_ceiling(self.max_efficiency_bit_per_s_hz)
 
     def outage_power_w(
         self, payload_bit: AnyFloat, uplink_s: AnyFloat, bandwidth_hz: AnyFloat, gain: AnyFloat
@@ -83,8 +91,9 @@ class WaterfallLink:
     def power_min_w(
         self, payload_bit: AnyFloat, uplink_s: AnyFloat, bandwidth_hz: AnyFloat, gain: AnyFloat
     ) -> NDArray[np.float64]:
-        """Least power p_min [W] with b log2(1 + p g / (Γ_g N0 b)) ≥ S/τ_up; ∞ where there is none."""
-        return _power_for_rate_w(self.snr_gap * self.noise_w_per_hz, payload_bit, uplink_s, bandwidth_hz, gain)
+        """Least power p_min [W] with b log2(1 + p g / (Γ_g N0 b)) ≥ S/τ_up; ∞ where there is none, or b is below (16)."""
+        noise_w_per_hz, ceiling = self.snr_gap * self.noise_w_per_hz, self.max_efficiency_bit_per_s_hz
+        return _power_for_rate_w(noise_w_per_hz, payload_bit, uplink_s, bandwidth_hz, gain, ceiling)
 
     def bandwidth_min_hz(
         self, payload_bit: AnyFloat, uplink_s: AnyFloat, power_w: AnyFloat, gain: AnyFloat
@@ -92,7 +101,7 @@ class WaterfallLink:
         """Least bandwidth b_min [Hz] that carries S bits in τ_up at power p; ∞ where no bandwidth does.
 
         With v = 1 + p g / (Γ_g N0 b) and ρ = S ln 2 Γ_g N0 / (τ_up p g), the rate b log2 v = S/τ_up reads
-        ln v = ρ (v − 1), so v = −W_{−1}(−ρ e^{−ρ}) / ρ; it exists iff ρ < 1. Arguments broadcast.
+        ln v = ρ (v − 1), so v = −W_{−1}(−ρ e^{−ρ}) / ρ; it exists iff ρ < 1. At least (16). Arguments broadcast.
         """
         payload, uplink, power, g = _broadcast(payload_bit, uplink_s, power_w, gain)
         usable = (uplink > 0) & (power > 0) & (g > 0) & np.isfinite(power)
@@ -104,7 +113,35 @@ class WaterfallLink:
             snr = -np.real(np.asarray(lambertw(-rho * np.exp(-rho), -1))) / rho - 1.0
             band = rate_limit * math.log(2.0) / snr
             empty = usable & (payload <= 0)
+        band = np.maximum(band, least_bandwidth_hz(payload, uplink, self.max_efficiency_bit_per_s_hz))
         return np.where(carried & (snr > 0), band, np.where(empty, 0.0, np.inf))
+
+
+def least_bandwidth_hz(
+    payload_bit: AnyFloat, uplink_s: AnyFloat, max_efficiency_bit_per_s_hz: float
+) -> NDArray[np.float64]:
+    """Least bandwidth under a ceiling on the rate, b_min = S/(η_max τ_up) [Hz], (16).
+
+    Arguments broadcast; 0 without a ceiling, ∞ where no time is left.
+
+    Args:
+        payload_bit: S [bit].
+        uplink_s: τ_up [s].
+        max_efficiency_bit_per_s_hz: η_max > 0 [bit/s/Hz]; ∞ for no ceiling.
+    """
+    payload, uplink = _broadcast(payload_bit, uplink_s)
+    with np.errstate(over="ignore"):
+        band = payload / np.where(uplink > 0, uplink, 1.0) / max_efficiency_bit_per_s_hz
+    return np.where(uplink > 0, band, np.inf)
+
+
+def max_efficiency_of(link: Link) -> float:
+    """η_max of a link [bit/s/Hz]; ∞ where it has none."""
+    match link:
+        case OutageLink() | WaterfallLink():
+            return link.max_efficiency_bit_per_s_hz
+        case _:
+            return math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,29 +223,44 @@ def fading_of_rate(rate_bit_per_s: AnyFloat, power_w: AnyFloat, gain: AnyFloat, 
     return _power_for_rate_w(noise_w_per_hz, rate_bit_per_s, 1.0, radio.bandwidth_hz, np.multiply(power_w, gain))
 
 
-def link_of(config: WorldConfig, radio: Radio, received_w: NDArray[np.float64] | None = None) -> Link:
+def link_of(
+    config: WorldConfig,
+    radio: Radio,
+    received_w: NDArray[np.float64] | None = None,
+    ceiling: float | None = None,
+) -> Link:
     """The link a configuration asks for.
 
     Args:
         config: which, and its dials.
         radio: noise density N0 and SNR gap Γ_g of the cell.
         received_w: P_k g_k(t) at full power over fleet and run [W], needed for `delivery` alone.
+        ceiling: η_max where the configuration leaves it open [bit/s/Hz]; None for none.
     """
     if config.delivery is not None and received_w is not None:
         return GivenLink(threshold_for(config.delivery, received_w))
+    most = config.max_efficiency_bit_per_s_hz or ceiling or math.inf
     match config.link:
         case "outage":
-            return OutageLink(radio.noise_w_per_hz, radio.snr_gap)
+            return OutageLink(radio.noise_w_per_hz, radio.snr_gap, most)
         case "waterfall":
-            return WaterfallLink(radio.noise_w_per_hz, config.waterfall_m_linear, radio.snr_gap)
+            return WaterfallLink(radio.noise_w_per_hz, config.waterfall_m_linear, radio.snr_gap, most)
 
 
 def _power_for_rate_w(
-    noise_w_per_hz: float, payload_bit: AnyFloat, uplink_s: AnyFloat, bandwidth_hz: AnyFloat, gain: AnyFloat
+    noise_w_per_hz: float,
+    payload_bit: AnyFloat,
+    uplink_s: AnyFloat,
+    bandwidth_hz: AnyFloat,
+    gain: AnyFloat,
+    max_efficiency_bit_per_s_hz: float = math.inf,
 ) -> NDArray[np.float64]:
-    """Power at which the mean channel carries S bits in τ_up over b: N b (2^{S/(b τ_up)} − 1) / g [W]."""
+    """Power at which the mean channel carries S bits in τ_up over b ≥ b_min: N b (2^{S/(b τ_up)} − 1) / g [W]."""
     payload, uplink, band, g = _broadcast(payload_bit, uplink_s, bandwidth_hz, gain)
     usable = (uplink > 0) & (band > 0) & (g > 0)
+    if math.isfinite(max_efficiency_bit_per_s_hz):
+        least_hz = least_bandwidth_hz(payload, uplink, max_efficiency_bit_per_s_hz)
+        usable &= band >= least_hz * (1.0 - RATE_SLACK)
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         exponent = math.log(2.0) * payload / np.where(usable, uplink, 1.0) / np.where(usable, band, 1.0)
         usable = usable & (exponent <= EXPONENT_MAX)
@@ -229,3 +281,8 @@ def _check_positive(name: str, value: float) -> None:
 def _check_snr_gap(value: float) -> None:
     if not (math.isfinite(value) and value >= 1.0):
         raise AirtuneError(f"link: snr_gap must be a linear ratio ≥ 1 (0 dB), got {value}; is it in dB?")
+
+
+def _check_ceiling(value: float) -> None:
+    if not value > 0:
+        raise AirtuneError(f"link: max_efficiency_bit_per_s_hz must be a number > 0, or ∞ for no ceiling, got {value}")

@@ -96,6 +96,16 @@ def transmit_blocks(
     return arrived, min(made, room)
 
 
+def max_efficiency_bit_per_s_hz(rates: Rates, reserve: float) -> float:
+    """The highest S/(b τ_up) at which an upload and its reserve fit, but for what rounding to whole blocks takes.
+
+    Args:
+        rates: of the link tables.
+        reserve: as in `format_of`.
+    """
+    return float(ELEMENTS_PER_HZ_S * (rates.block_bit / rates.elements).max() / (1.0 + reserve))
+
+
 class TransportAir:
     """Uploads over NR as the docstring of this file defines them.
 
@@ -112,6 +122,11 @@ class TransportAir:
         self._fading_power = fading_power
         self._noise_w_per_hz = noise_w_per_hz
         self._tables = LinkTables(config.sionna)
+
+    @property
+    def max_efficiency_bit_per_s_hz(self) -> float:
+        """Above this rate over its band hardly an upload arrives: `max_efficiency_bit_per_s_hz` of its link tables."""
+        return max_efficiency_bit_per_s_hz(self._tables.rates, self._config.sionna.reserve)
 
     def transmit(self, decision: Decision, problem: Problem) -> Transmission:
         """What becomes of the round's uploads; drawn anew for each device and round, the same for every policy."""

@@ -86,11 +86,27 @@ def count(pick: Ints) -> int:
 
 @compiled
 def improve(options: Options, pick: Ints, band_hz: float, log_price: float, guess: Floats, best: Incumbent) -> None:
-    """Share the band among these options, again without whoever got nothing, and keep the result if it is better."""
+    """Share the band among these options, again without whoever got nothing, and keep the result if it is better.
+
+    Where least bands, (16), fit together, also with every one of them kept to, whatever the price.
+    """
+    least_hz, whole = 0.0, pick.copy()
+    for i in pick:
+        least_hz += options.least_hz[i] if i >= 0 else 0.0
+    keep_better(options, pick, band_hz, log_price, False, guess, best)
+    if 0.0 < least_hz <= band_hz:
+        keep_better(options, whole, band_hz, log_price, True, guess, best)
+
+
+@compiled
+def keep_better(
+    options: Options, pick: Ints, band_hz: float, log_price: float, held: bool, guess: Floats, best: Incumbent
+) -> None:
+    """One way of `improve`; arguments as in `share`."""
     band = np.zeros(len(pick))
     for _ in range(3):
         before = count(pick)
-        value = share(options, pick, band_hz, log_price, guess, band)
+        value = share(options, pick, band_hz, log_price, held, guess, band)
         if value > best.value[0]:
             best.value[0] = value
             for k in range(len(pick)):
@@ -100,7 +116,9 @@ def improve(options: Options, pick: Ints, band_hz: float, log_price: float, gues
 
 
 @compiled
-def share(options: Options, pick: Ints, band_hz: float, log_price: float, guess: Floats, band: Floats) -> float:
+def share(
+    options: Options, pick: Ints, band_hz: float, log_price: float, held: bool, guess: Floats, band: Floats
+) -> float:
     """Split B among devices whose options are fixed, by one price; those that are not worth their share get nothing.
 
     Args:
@@ -108,6 +126,7 @@ def share(options: Options, pick: Ints, band_hz: float, log_price: float, guess:
         pick: option of each device, −1 for none, shape (K,); devices that get nothing are set to −1.
         band_hz: B [Hz].
         log_price: ln λ to start from.
+        held: whether options keep their least bands, which fit together, at any price.
         guess: roots x by option; updated.
         band: b of each device [Hz]; written.
 
@@ -117,7 +136,7 @@ def share(options: Options, pick: Ints, band_hz: float, log_price: float, guess:
     t_low, t_high, step = -math.inf, math.inf, 0.0
     over, under, fits = math.inf, 0.0, log_price
     for _ in range(_STEPS):
-        total = wanted(options, pick, band_hz, log_price, guess, band)
+        total = wanted(options, pick, band_hz, log_price, held, guess, band)
         if total > band_hz * (1.0 + _ROUNDING):
             t_low, over = log_price, total
         else:
@@ -135,26 +154,28 @@ def share(options: Options, pick: Ints, band_hz: float, log_price: float, guess:
         if under > 0.5 * band_hz and over < 2.0 * band_hz:
             left, right = math.log(over / band_hz), math.log(under / band_hz)
             log_price = t_low + (t_high - t_low) * min(max(left / (left - right), 1e-3), 1.0 - 1e-3)
-    total = wanted(options, pick, band_hz, fits, guess, band)
+    total = wanted(options, pick, band_hz, fits, held, guess, band)
     return _settle(options, pick, band_hz, total, band)
 
 
 @compiled
-def wanted(options: Options, pick: Ints, band_hz: float, log_price: float, guess: Floats, band: Floats) -> float:
-    """Band that fixed options want at a price, whether or not it pays; 0 where no band could meet the price."""
+def wanted(
+    options: Options, pick: Ints, band_hz: float, log_price: float, held: bool, guess: Floats, band: Floats
+) -> float:
+    """Band that fixed options want at a price, whether or not it pays; 0, or the least, where none meets the price."""
     total = 0.0
     for k in range(len(pick)):
         i = pick[k]
         band[k] = 0.0
-        if i >= 0 and log_price < options.log_stop[i]:
+        if i >= 0 and log_price < options.log_top[i]:
             x = options.nats_hz[i] / band_hz
-            if log_price >= options.log_top[i]:
-                x = options.x_top[i]
-            elif x < options.x_top[i]:
+            if x < options.x_top[i]:
                 guess[i] = root(options, i, log_price, float(guess[i]))
                 x = max(guess[i], x)
             band[k] = options.nats_hz[i] / x
-            total += band[k]
+        elif i >= 0 and (held or log_price < options.log_stop[i]):
+            band[k] = options.least_hz[i]
+        total += band[k]
     return total
 
 

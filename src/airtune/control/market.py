@@ -27,6 +27,8 @@ _PRICE_STEPS = 10
 """Halvings of the bracket of ln λ that settle who sends."""
 _CLEARING_STEPS = 10
 """Newton steps at most on ln λ once it is settled who sends."""
+_AT_LEAST = 1.001
+"""Band over the least, (16), up to which rounding takes nothing from it."""
 _CLEARED = 1e-11
 """Relative mismatch of demand and band at which the price is found."""
 
@@ -245,9 +247,8 @@ class _Traders:
         x, _ = traders.respond(log_price, x, 2)
         band = np.where(member, traders.nats_hz / x, 0.0)
         total = np.where(some, band.sum(axis=-1, keepdims=True), self.band_hz)
-        least = np.where(member, traders.least_hz, 0.0)
-        taken = least.sum(axis=-1, keepdims=True)
-        taken = np.where(taken < self.band_hz, taken, 0.0)  # more than there is: nobody's least is kept to
-        least = np.where(taken > 0, least, 0.0)
-        stretch = (self.band_hz - taken) / np.maximum(total - taken, 1e-300)
-        return least + (band - least) * stretch, np.exp(log_price[:, 0])
+        held = band <= _AT_LEAST * traders.least_hz
+        taken = np.where(held, band, 0.0).sum(axis=-1, keepdims=True)
+        fits = taken < self.band_hz  # where not even these do, nobody's least band is kept to
+        rest = (self.band_hz - np.where(fits, taken, 0.0)) / np.maximum(total - np.where(fits, taken, 0.0), 1e-300)
+        return np.where(held & fits, band, band * rest), np.exp(log_price[:, 0])

@@ -43,9 +43,11 @@ def cell(*devices, **changes):
 
 
 def success(problem, k, m, power_w, band_hz):
-    """(5) and (6)."""
+    """(5) and (6), under (16)."""
     own, chosen = problem["devices"][k], problem["devices"][k]["modules"][m]
     nats = math.log(2.0) * chosen["payload_bit"] / (chosen["uplink_s"] * band_hz) if band_hz > 0 else math.inf
+    if nats > math.log(2.0) * (problem.get("max_efficiency_bit_per_s_hz") or math.inf) * (1 + 1e-9):
+        return 0.0
     if nats > 700.0 or power_w <= 0 or own["gain"] <= 0:
         return 0.0
     needed_w = problem["snr_gap"] * problem["noise_w_per_hz"] * band_hz * math.expm1(nats) / own["gain"]
@@ -272,6 +274,7 @@ def rounds(draw):
         "noise_w_per_hz": draw(powers(1e-22, 1e-16)),
         "snr_gap": draw(st.floats(1.0, 10.0)),
         "tradeoff_v": draw(powers(1e-3, 1e6)),
+        "max_efficiency_bit_per_s_hz": draw(st.one_of(st.none(), powers(1e-2, 1e2))),
         "devices": devices,
     }
 
@@ -359,6 +362,7 @@ def test_table(capsys, monkeypatch):
         ({"bandwidth_hz": 1e-31}, r"bandwidth_hz: must be a number of hertz > 0, and 1e-30 at least, got 1e-31$"),
         ({"noise_w_per_hz": -166}, r"noise_w_per_hz: must be a number of W/Hz > 0 .*, got -166; is it in dBm/Hz\?$"),
         ({"snr_gap": 0.5}, r"snr_gap: must be a linear ratio ≥ 1, got 0\.5; is it in dB\?$"),
+        ({"max_efficiency_bit_per_s_hz": 0}, r"max_efficiency_bit_per_s_hz: must be a number of bit/s/Hz > 0, .*got 0$"),
         ({"tradeoff_v": 0}, r"tradeoff_v: must be a number > 0, got 0$"),
         ({"devices": []}, r"devices: must be a list of at least one device, got an empty list$"),
         ({"devices": {}}, r"devices: must be a list of at least one device, got an object$"),

@@ -73,6 +73,8 @@ class RoundProblem:
     """Γ_g ≥ 1, SNR gap, linear."""
     tradeoff_v: _Positive
     """V, the weight of learning against energy."""
+    max_efficiency_bit_per_s_hz: _Positive | None = None
+    """η_max, above which no upload arrives, (16) [bit/s/Hz]; None for no ceiling."""
     devices: Annotated[list[RoundDevice], Field(min_length=1)]
 
 
@@ -84,6 +86,7 @@ _RIGHT = {
     "snr_gap": "a linear ratio ≥ 1",
     "tradeoff_v": "a number > 0",
     "devices": "a list of at least one device",
+    "max_efficiency_bit_per_s_hz": "a number of bit/s/Hz > 0, or null for no ceiling",
     "gain": "a linear power gain ≥ 0",
     "power_max_w": "a number of watts ≥ 0",
     "pa_efficiency": "a number > 0 and ≤ 1",
@@ -155,7 +158,7 @@ def _posed(given: RoundProblem) -> Problem:
         rounds=1,
         tradeoff_v=given.tradeoff_v,
         bandwidth_hz=given.bandwidth_hz,
-        link=OutageLink(given.noise_w_per_hz, given.snr_gap),
+        link=OutageLink(given.noise_w_per_hz, given.snr_gap, given.max_efficiency_bit_per_s_hz or np.inf),
         gain=gain,
         pa_efficiency=column("pa_efficiency"),
         circuit_power_w=column("circuit_power_w"),

@@ -18,9 +18,10 @@ from airtune.config import PolicyConfig, RunConfig
 from airtune.types import AirtuneError
 
 UNITS = {
+    "bit_per_s_hz": "bit/s/Hz", "dbm_per_hz": "dBm/Hz",
     "hz": "Hz", "s": "seconds", "m": "metres", "j": "joules", "bit": "bits", "db": "dB", "dbm": "dBm",
 }  # fmt: skip
-"""Units that keys end in; `dbm_per_hz` is told apart."""
+"""Units that keys end in, the longer before those that they end in."""
 
 
 FIXED = ("traditional", "random", "round-robin", "best-channel", "no-switching", "unlimited")
@@ -265,6 +266,6 @@ def _told(item: ErrorDetails) -> str:
     got = "" if isinstance(item["input"], dict) or not key else f", got {item['input']!r}"
     name, unit = key.rsplit(".", 1)[-1], ""
     if item["type"] in ("float_parsing", "int_parsing"):
-        word = "dBm/Hz" if name.endswith("dbm_per_hz") else UNITS.get(name.rsplit("_", 1)[-1] if "_" in name else "")
+        word = next((word for end, word in UNITS.items() if name.endswith(f"_{end}")), None)
         unit = f"; give a plain number of {word}" if word else ""
     return f"{key + ': ' if key else ''}{message[:1].lower()}{message[1:]}{got}{unit}"

@@ -78,7 +78,7 @@ def test_a_ceiling_that_never_binds_changes_nothing(seed, devices, waterfall):
         free, high = policy(problem), policy(under(problem, 500.0))
         np.testing.assert_array_equal(free.module, high.module, err_msg=name)
         for field in ("power_w", "bandwidth_hz", "success_probability"):
-            np.testing.assert_allclose(getattr(free, field), getattr(high, field), rtol=1e-12, err_msg=name)
+            np.testing.assert_allclose(getattr(free, field), getattr(high, field), rtol=1e-7, err_msg=name)
         assert free.objective == pytest.approx(high.objective, rel=1e-12)
         if free.upper_bound is not None:
             assert free.upper_bound == pytest.approx(high.upper_bound, rel=1e-12)
@@ -195,6 +195,6 @@ def test_a_claim_above_the_ceiling_is_refused(make_problem):
     band_hz = problem.payload_bit[0] / problem.uplink_s[0] / 2.1
     decision = make_decision(problem, np.ones(1, np.int64), np.full(1, 0.2), band_hz)
     assert decision.success_probability.tolist() == [0.0]
-    with pytest.raises(AirtuneError, match="success_probability of device 0 is 0.5"):
+    with pytest.raises(AirtuneError, match=r"success_probability of device 0 is 0\.5"):
         validate_decision(problem, replace(decision, success_probability=np.full(1, 0.5)))
     assert isinstance(problem.link, OutageLink)

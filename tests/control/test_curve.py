@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 from scipy.special import lambertw
 
 from airtune.control.curve import HALF, capped_slope, free_slope, growth, offer, power_at, root, slope_factor, value_at
-from airtune.control.options import Options, shape, twice_w, x_of_gain, x_of_inflection
+from airtune.control.options import Options, cut_off, shape, twice_w, x_of_gain, x_of_inflection
 from airtune.control.power import best_power_w
 
 BAND_HZ = 1e6
 
 
-def option(reward, fixed, nats_hz, scale_w, cap_w, cost_per_w):
-    """One option by itself."""
+def option(reward, fixed, nats_hz, scale_w, cap_w, cost_per_w, least_hz=0.0):
+    """One option by itself, with a least band if there is a ceiling on the rate."""
 
     def one(value):
         return np.array([value], float)
@@ -29,21 +29,25 @@ def option(reward, fixed, nats_hz, scale_w, cap_w, cost_per_w):
         one(scale_w / cap_w),
         one(math.log(reward / nats_hz)),
         *(one(0.0) for _ in range(4)),
+        one(least_hz),
+        one(0.0),
     )
     shape(options, 0)
+    cut_off(options, 0)
     return options
 
 
 @st.composite
-def random_option(draw):
-    """Rates far below and above the band, links from easy to hopeless, energy from free to dear."""
+def random_option(draw, ceiling=None):
+    """Rates far below and above the band, links from easy to hopeless, energy from free to dear; a least band."""
     reward = 10.0 ** draw(st.floats(-3, 3))
     nats_hz = BAND_HZ * 10.0 ** draw(st.floats(-4, 0.8))
     cap_w = 10.0 ** draw(st.floats(-3, 1))
     scale_w = cap_w * 10.0 ** draw(st.floats(-5, 0.5))
     cost = draw(st.sampled_from([0.0, 1.0])) * reward / cap_w * 10.0 ** draw(st.floats(-4, 1.5))
     fixed = reward * draw(st.floats(0, 0.7))
-    return option(reward, fixed, nats_hz, scale_w, cap_w, cost)
+    least_hz = nats_hz / draw(ceiling) if ceiling is not None else 0.0
+    return option(reward, fixed, nats_hz, scale_w, cap_w, cost, least_hz)
 
 
 def scanned(o, band_hz):
@@ -72,6 +76,31 @@ def test_an_offer_is_the_best_over_power_and_bandwidth(o, depth, share):
     assert phi >= best - 1e-9 * o.reward[0]
     assert phi <= best + 3e-3 * o.reward[0]
     assert least * (1 - 1e-12) <= band <= most * (1 + 1e-12)
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    random_option(st.floats(0.05, 20.0)),
+    st.floats(-6, 3),
+    st.sampled_from([(0.0, 1.0), (0.0, 0.3), (0.2, 1.0), (0.05, 0.4)]),
+)
+def test_an_offer_under_a_ceiling_is_the_best_from_the_least_band_on(o, depth, share):
+    """(16): nothing is worth more than the offer, or than sitting out on the band that is taken in any case."""
+    least, most = (BAND_HZ * part for part in share)
+    log_price = o.log_top[0] + depth if np.isfinite(o.log_top[0]) else depth
+    price = math.exp(log_price)
+    phi, band, _ = offer(o, 0, price, log_price, least, most, 0.0)
+    idle = -o.fixed[0] - price * least
+    first = max(least, float(o.least_hz[0]))
+    best = idle
+    if first <= most:
+        grid = np.concatenate([np.geomspace(first, most, 1500), [most]])
+        best = max(idle, float((scanned(o, grid) - price * grid).max()))
+        assert first * (1 - 1e-12) <= band <= most * (1 + 1e-12) or band == 0.0
+    assert max(phi, idle) >= best - 1e-9 * o.reward[0]
+    assert phi <= best + 3e-3 * o.reward[0]
+    if least == 0.0 and log_price >= o.log_stop[0]:
+        assert best <= idle + 1e-9 * o.reward[0]
 
 
 @settings(max_examples=60, deadline=None)

@@ -47,7 +47,12 @@ def solve(problem, module, power_w=None, steps=60, tolerance=1e-9):
     ]
     band = cp.sum(share) <= 1.0
     least_hz = nats_hz / np.log(2.0) / problem.link.max_efficiency_bit_per_s_hz
-    limits = [r + q >= np.log(least_w / cap) + cp.hstack(mean), r <= 0.0, band, share >= least_hz / problem.bandwidth_hz]
+    limits = [
+        r + q >= np.log(least_w / cap) + cp.hstack(mean),
+        r <= 0.0,
+        band,
+        share >= least_hz / problem.bandwidth_hz,
+    ]
     limits.append(q <= 0.0 if power_w is None else q == np.log(power_w[rows] / cap))
     cost = cp.multiply(per_w * cap / scale, cp.exp(q))
     program = cp.Problem(cp.Maximize(-cp.sum(cp.multiply(slope, cp.exp(r))) - cp.sum(cost)), limits)

@@ -12,8 +12,8 @@ from pydantic.dataclasses import dataclass
 
 from airtune.config.learning import LearningConfig
 from airtune.config.privacy import PrivacyConfig, refuse_leaks
-from airtune.config.values import STRICT, Count, Fraction, NonNegative, Positive
-from airtune.config.worlds import SionnaConfig, TraceConfig
+from airtune.config.values import STRICT, Count, NonNegative, Positive
+from airtune.config.worlds import SionnaConfig, TraceConfig, WorldConfig
 
 PolicyName = Literal[
     "joint", "alternating", "traditional", "random", "round-robin", "best-channel", "capability", "myopic",
@@ -127,59 +127,6 @@ class PartitionConfig:
     """Dirichlet concentration (dirichlet, quantity); smaller is more skewed."""
     min_samples: Count = 64
     """Fewest samples a device may hold."""
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class WorldConfig:
-    """The radio cell, and where its channels come from."""
-
-    kind: Literal["analytic", "sionna", "trace"] = "analytic"
-    """analytic: drawn from the formulas below; sionna: 3GPP TR 38.901 (table sionna); trace: measured (table trace)."""
-    cell_radius_m: Annotated[float, Field(gt=0, le=1e6)] = 500.0
-    min_distance_m: Positive = 35.0
-    """Closest a device may be to the base station [m]."""
-    bandwidth_hz: Annotated[float, Field(ge=1e3, le=1e10)] = 1e6
-    """Uplink band B [Hz]."""
-    deadline_s: Annotated[float, Field(gt=0, le=1e9)] = 10.0
-    """Round deadline τ [s]."""
-    noise_dbm_per_hz: Annotated[float, Field(ge=-200, le=-100)] = -174.0
-    """Thermal noise density [dBm/Hz]."""
-    noise_figure_db: Annotated[float, Field(ge=0, le=200)] = 5.0
-    interference_margin_db: Annotated[float, Field(ge=0, le=200)] = 3.0
-    snr_gap_db: Annotated[float, Field(ge=0, le=200)] = 3.0
-    """Γ_g [dB], the distance of a practical code from capacity."""
-    max_efficiency_bit_per_s_hz: Positive | None = None
-    """η_max [bit/s/Hz], (16): no upload arrives at a higher rate over its band, and the policies know it. None: no
-    ceiling; where sionna.deliveries is abstraction, that of its MCS table (a large number takes it away)."""
-    delivery: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Mean delivery of uploads at full power over fleet and run, whatever their size and band, the far losing more;
-    for policies that choose neither power nor band; None: by the link."""
-    link: Literal["outage", "waterfall"] = "outage"
-    """outage: rate fixed by payload and time, (5); waterfall: PER = 1 − exp(−m N0 b / (p g)) at a feasible rate."""
-    waterfall_m_linear: Positive = 1.0
-    """Waterfall threshold m of the waterfall link, linear (not dB)."""
-    bs_power_dbm: Annotated[float, Field(ge=-30, le=80)] = 46.0
-    shadowing_std_db: Annotated[float, Field(ge=0, le=100)] = 8.0
-    shadowing_correlation: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Correlation of the shadowing of one device between rounds (first-order); of those that do not move."""
-    path_loss_1km_db: Annotated[float, Field(ge=0, le=300)] = 128.1
-    """Path loss at 1 km [dB]: 3GPP macro cell at 2 GHz."""
-    path_loss_per_decade_db: Annotated[float, Field(ge=0, le=100)] = 37.6
-    """What ten times the distance adds [dB]."""
-    vehicle_speed_mps: Annotated[float, Field(ge=0, le=150)] = 0.0
-    """Speed of devices of class vehicle on straight roads through the cell [m/s]; 0: they stand as all others do."""
-    decorrelation_m: Positive = 50.0
-    """Way over which a vehicle's shadowing keeps a correlation of 1/e [m]."""
-    availability: Fraction = 1.0
-    """Probability that a device is reachable in a round."""
-
-    @model_validator(mode="after")
-    def _ring(self) -> "WorldConfig":
-        if self.min_distance_m >= self.cell_radius_m:
-            raise ValueError(
-                f"min_distance_m must be below cell_radius_m, got {self.min_distance_m} and {self.cell_radius_m}"
-            )
-        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

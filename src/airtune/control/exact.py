@@ -5,10 +5,10 @@ power, exponent t = c/p and success y, scaled so that every variable is of the o
 
     max Σ f   f ≤ V U y − Z (τ_up/ξ) P ρ − F   y ≤ e^{−t}   ln ρ + ln t + ln x − x − ln(1 − e^{−x}) ≥ ln(s/P)   Σ u ≤ 1
 
-with u ≥ b_min z/B by (16), s = Γ_g N0 a/g the least c, F = Z (E_cmp + P_circ τ_up), and a binary z that is 1 where the option is taken. What
-a device may earn given its band alone, v(b) of `control.exact_curve`, is convex up to a point and concave beyond. So
-tangents to its concave envelope, f ≤ v(b0) z + v'(b0) (b − b0 z), hold for every decision and make the relaxation
-tight: only modules, and what little of the convex part matters, are left to branch on.
+with s = Γ_g N0 a/g the least c, F = Z (E_cmp + P_circ τ_up), a binary z that is 1 where the option is taken, and
+u ≥ z b_min/B, (16). What a device may earn given its band alone, v(b) of `control.exact_curve`, is convex up to a point
+and concave beyond. So tangents to its concave envelope, f ≤ v(b0) z + v'(b0) (b − b0 z), hold for every decision and
+make the relaxation tight: only modules, and what little of the convex part matters, are left to branch on.
 """
 
 import math

@@ -162,13 +162,12 @@ def gather(
             cost = queue_j[k] * uplink / pa_efficiency[k]
             fixed = queue_j[k] * (compute_j[k, m] + circuit_power_w[k] * uplink)
             kappa, ratio = max(scale / cap, _TINY), cost * scale / reward
-            least = least_hz[k, m]
-            if not (least <= band_hz and kappa < X_MAX and nats / band_hz < X_MAX and ratio < 4.0 * HALF * HALF and fixed < reward):
+            if not (kappa < X_MAX and nats / band_hz < X_MAX and ratio < 4.0 * HALF * HALF and fixed < reward):
                 continue
             options.module[n], options.reward[n], options.fixed[n] = m + 1, reward, fixed
             options.nats_hz[n], options.scale_w[n], options.cap_w[n] = nats, scale, cap
             options.cost_per_w[n], options.ratio[n], options.kappa[n] = cost, ratio, kappa
-            options.log_scale[n], options.least_hz[n] = math.log(reward) - math.log(nats), least
+            options.log_scale[n], options.least_hz[n] = math.log(reward) - math.log(nats), least_hz[k, m]
             shape(options, n)
             cut_off(options, n)
             if options.x_top[n] > 0.0 and value_at(options, n, nats / band_hz) > 0.0:

@@ -88,13 +88,13 @@ def count(pick: Ints) -> int:
 def improve(options: Options, pick: Ints, band_hz: float, log_price: float, guess: Floats, best: Incumbent) -> None:
     """Share the band among these options, again without whoever got nothing, and keep the result if it is better.
 
-    Where least bands, (16), fit together, also with every one of them kept to, whatever the price.
+    If somebody got nothing though the least bands, (16), fit together, also with every one of them kept to.
     """
     least_hz, whole = 0.0, pick.copy()
     for i in pick:
         least_hz += options.least_hz[i] if i >= 0 else 0.0
     keep_better(options, pick, band_hz, log_price, False, guess, best)
-    if 0.0 < least_hz <= band_hz:
+    if 0.0 < least_hz <= band_hz and count(pick) < count(whole):
         keep_better(options, whole, band_hz, log_price, True, guess, best)
 
 

@@ -1,5 +1,6 @@
 """Picture and tables of `benchmarks.study_calibration`, from its rows."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ from airtune.drawing import COLOURS, STYLE, percent_axis
 SCENARIOS = ("umi", "uma", "rma")
 CHANNELS = {"still": (0.0, 1), "walking": (0.83, 1), "256QAM": (0.0, 2)}
 """Speed that fading goes by [m/s] and MCS table."""
+CEILINGS = ("none", "table")
+"""Ceiling on the rate that the controller knows: none, or that of the MCS table."""
 SNR_DB = np.arange(-10.0, 42.0, 2.0)
 CURVE_RATE = 1.0
 """Bits per second and hertz of the upload in `curves.csv`."""
@@ -38,11 +41,13 @@ def draw(
         (one, predicted), (rate, utility) = figure.subplots(2, 2)
         _curves(one, curve)
         predicted.plot([0, 1], [0, 1], color="#999999", linewidth=1.2, linestyle=":")
-        _reliability(predicted, reliability, "probability")
-        predicted.set(xlabel="predicted by (6)", title="What joint predicts, and what arrives")
+        _reliability(predicted, reliability, "probability", "table")
+        predicted.set(
+            xlabel="predicted by (6) and (16)", title="What joint predicts below the ceiling, and what arrives"
+        )
         percent_axis(predicted, "x")
-        _reliability(rate, reliability, "bit_per_s_hz")
-        rate.set(xlabel="rate that joint asks for [bit/s/Hz]", title="… by rate")
+        _reliability(rate, reliability, "bit_per_s_hz", "none")
+        rate.set(xlabel="rate that joint asks for [bit/s/Hz]", title="What arrives by rate, without a ceiling")
         _bars(utility, cost)
         figure.savefig(path, dpi=130, metadata={"Software": None})
 
@@ -60,11 +65,11 @@ def _curves(axes: Any, curve: Sequence[dict[str, Any]]) -> None:
     axes.legend(fontsize=8)
 
 
-def _reliability(axes: Any, reliability: Sequence[dict[str, Any]], by: str) -> None:
+def _reliability(axes: Any, reliability: Sequence[dict[str, Any]], by: str, ceiling: str) -> None:
     """Share that arrived in each group of at least 20 uploads of joint."""
     for colour, scenario in enumerate(SCENARIOS):
         for channel, line in zip(CHANNELS, ("-", "--", ":"), strict=True):
-            mark = {"scenario": scenario, "channel": channel, "policy": "joint", "by": by}
+            mark = {"scenario": scenario, "channel": channel, "policy": "joint", "ceiling": ceiling, "by": by}
             mine = [row for row in reliability if all(row[key] == value for key, value in mark.items())]
             mine = [row for row in mine if row["uploads"] >= 20]
             place = [row["predicted"] if by == "probability" else row["from"] + 0.5 for row in mine]
@@ -79,19 +84,20 @@ def _reliability(axes: Any, reliability: Sequence[dict[str, Any]], by: str) -> N
 def _bars(axes: Any, cost: Sequence[dict[str, Any]]) -> None:
     """Delivered utility by scenario and channel."""
     ways = (
-        ("traditional", "configured", "rayleigh", "traditional, as believed"),
-        ("traditional", "configured", "abstraction", "traditional over NR"),
-        ("joint", "configured", "rayleigh", "joint, as believed"),
-        ("joint", "configured", "abstraction", "joint over NR"),
-        ("joint", "fitted", "abstraction", "joint over NR, gap fitted"),
+        ("traditional", "none", "configured", "abstraction", "traditional over NR, no ceiling"),
+        ("traditional", "table", "configured", "abstraction", "traditional over NR"),
+        ("joint", "none", "configured", "abstraction", "joint over NR, no ceiling"),
+        ("joint", "none", "fitted", "abstraction", "the same, gap fitted"),
+        ("joint", "table", "configured", "abstraction", "joint over NR"),
+        ("joint", "table", "configured", "rayleigh", "joint, as believed"),
     )
-    shades = ("#F2C9A8", COLOURS[1], "#A9CCE6", COLOURS[0], COLOURS[2])
+    shades = ("#F2C9A8", COLOURS[1], "#A9CCE6", COLOURS[2], COLOURS[0], "#BBBBBB")
     names = [(scenario, channel) for scenario in SCENARIOS for channel in CHANNELS]
-    for index, (policy, gap, deliveries, name) in enumerate(ways):
-        asked = {"policy": policy, "gap": gap, "deliveries": deliveries}
+    for index, (policy, ceiling, gap, deliveries, name) in enumerate(ways):
+        asked = {"policy": policy, "ceiling": ceiling, "gap": gap, "deliveries": deliveries}
         found = [mean_of(cost, "delivered_utility", scenario=s, channel=m, **asked) for s, m in names]
-        place = np.arange(len(names)) + 0.16 * (index - 2)
-        axes.bar(place, [m for m, _ in found], 0.15, yerr=[h for _, h in found], color=shades[index], label=name,
+        place = np.arange(len(names)) + 0.14 * (index - 2.5)
+        axes.bar(place, [m for m, _ in found], 0.13, yerr=[h for _, h in found], color=shades[index], label=name,
                  error_kw={"linewidth": 0.8, "ecolor": "#444444"})  # fmt: skip
     axes.set_xticks(range(len(names)), [f"{scenario.upper()}\n{channel}" for scenario, channel in names], fontsize=8)
     axes.set(title="Delivered utility", ylim=(0, 1))
@@ -102,24 +108,23 @@ def _bars(axes: Any, cost: Sequence[dict[str, Any]]) -> None:
 
 def tell(reliability: Sequence[dict[str, Any]], cost: Sequence[dict[str, Any]]) -> None:
     """Print both tables."""
-    print("| scenario | channel | policy | uploads | predicted | arrived |\n|---|---|---|---|---|---|")
+    print("| scenario | channel | policy | ceiling | uploads | predicted | arrived |\n|---|---|---|---|---|---|---|")
     for row in reliability:
         if row["by"] == "all":
-            name = f"| {row['scenario']} | {row['channel']} | {row['policy']} | {row['uploads']}"
+            name = f"| {row['scenario']} | {row['channel']} | {row['policy']} | {row['ceiling']} | {row['uploads']}"
             print(f"{name} | {row['predicted']:.3f} | {row['arrived']:.3f} ({row['low']:.3f}–{row['high']:.3f}) |")
-    print("\n| scenario | channel | policy | gap [dB] | promised | as believed | over NR | energy [J] |")
-    print("|---|---|---|---|---|---|---|---|")
-    for scenario in SCENARIOS:
-        for channel in CHANNELS:
-            for policy, gap in (("traditional", "configured"), ("joint", "configured"), ("joint", "fitted")):
-                asked = {"scenario": scenario, "channel": channel, "policy": policy, "gap": gap}
-                real = asked | {"deliveries": "abstraction"}
-                gap_db, _ = mean_of(cost, "snr_gap_db", **real)
-                promised, _ = mean_of(cost, "promised_utility", **real)
-                believed, about = mean_of(cost, "delivered_utility", **asked, deliveries="rayleigh")
-                reached, half = mean_of(cost, "delivered_utility", **real)
-                energy_j, _ = mean_of(cost, "energy_j", **real)
-                print(
-                    f"| {scenario} | {channel} | {policy} | {gap_db:.2f} | {promised:.3f} "
-                    f"| {believed:.3f} ± {about:.3f} | {reached:.3f} ± {half:.3f} | {energy_j:.0f} |"
-                )
+    print("\n| scenario | channel | policy | ceiling | gap [dB] | promised | as believed | over NR | energy [J] |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    ways = [("traditional", "configured"), ("joint", "configured"), ("joint", "fitted")]
+    for scenario, channel, (policy, gap), ceiling in itertools.product(SCENARIOS, CHANNELS, ways, CEILINGS):
+        asked = {"scenario": scenario, "channel": channel, "policy": policy, "ceiling": ceiling, "gap": gap}
+        real = asked | {"deliveries": "abstraction"}
+        gap_db, _ = mean_of(cost, "snr_gap_db", **real)
+        promised, _ = mean_of(cost, "promised_utility", **real)
+        believed, about = mean_of(cost, "delivered_utility", **asked, deliveries="rayleigh")
+        reached, half = mean_of(cost, "delivered_utility", **real)
+        energy_j, _ = mean_of(cost, "energy_j", **real)
+        print(
+            f"| {scenario} | {channel} | {policy} | {ceiling} | {gap_db:.2f} | {promised:.3f} "
+            f"| {believed:.3f} ± {about:.3f} | {reached:.3f} ± {half:.3f} | {energy_j:.0f} |"
+        )

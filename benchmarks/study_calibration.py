@@ -8,12 +8,13 @@ stand still with up to 256QAM. The controller decides by (6); `TransportAir` say
 the predicted probability beside the share that arrived, over the uploads that were really decided; `curves.csv` does so
 for one upload over many drops at one SNR; `cost.csv` has what each policy delivers when uploads fare as it believes,
 and as NR has it, with the SNR gap of the configuration and with one fitted to the uploads of other seeds by maximum
-likelihood.
+likelihood. All of it without a ceiling on the rate, and with that of the MCS table, (16).
 """
 
 import argparse
 import csv
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -35,19 +36,25 @@ from airtune.round import Record, rounds
 from airtune.settings import override, read_config
 from airtune.types import Decision, Problem
 from airtune.worlds.analytic import radio_of
-from airtune.worlds.tr38901 import Channels, Topology
-from airtune.worlds.transport import TransportAir
-from benchmarks.calibration_shown import CHANNELS, CURVE_RATE, SCENARIOS, SNR_DB, draw, tell
+from airtune.worlds.tr38901 import Channels, LinkTables, Topology
+from airtune.worlds.transport import TransportAir, max_efficiency_bit_per_s_hz
+from benchmarks.calibration_shown import CEILINGS, CHANNELS, CURVE_RATE, SCENARIOS, SNR_DB, draw, tell
 
 POLICIES = ("joint", "traditional")
 FIRST_FIT_SEED = 100
+NO_CEILING = 1000.0
+"""A rate that nothing reaches [bit/s/Hz]."""
 
 
-def case_of(base: RunConfig, scenario: str, channel: str, policy: str) -> RunConfig:
-    """The configuration of a case."""
+def case_of(base: RunConfig, scenario: str, channel: str, policy: str, ceiling: str) -> RunConfig:
+    """The configuration of a case; its ceiling on the rate holds whichever way uploads are decided."""
     speed_mps, table = CHANNELS[channel]
     asked = ("--world.kind", "sionna", "--sionna.scenario", scenario, "--policy.name", policy)
-    return override(base, [*asked, "--sionna.fading-speed-mps", str(speed_mps), "--sionna.mcs-table", str(table)])
+    config = override(base, [*asked, "--sionna.fading-speed-mps", str(speed_mps), "--sionna.mcs-table", str(table)])
+    most = NO_CEILING
+    if ceiling == "table":
+        most = max_efficiency_bit_per_s_hz(LinkTables(config.sionna).rates, config.sionna.reserve)
+    return override(config, ["--world.max-efficiency-bit-per-s-hz", str(most)])
 
 
 def played(config: RunConfig, learner: Learner) -> list[Record]:
@@ -130,6 +137,7 @@ def worth(config: RunConfig, records: Sequence[Record]) -> dict[str, float]:
         sent, arrived = sent + int(record.outcome.scheduled.sum()), arrived + int(record.outcome.delivered.sum())
     return {
         "snr_gap_db": config.world.snr_gap_db,
+        "max_efficiency_bit_per_s_hz": config.world.max_efficiency_bit_per_s_hz or math.inf,
         "promised_utility": promised / best,
         "delivered_utility": reached / best,
         "sent": sent,
@@ -140,7 +148,7 @@ def worth(config: RunConfig, records: Sequence[Record]) -> dict[str, float]:
 
 def curves(base: RunConfig, drops: int) -> list[dict[str, Any]]:
     """Share of one upload that arrives at each mean SNR: analytic, and over drops with and without line of sight."""
-    config = case_of(base, "uma", "still", "joint")
+    config = case_of(base, "uma", "still", "joint", "none")
     radio, rows = radio_of(config.world), list[dict[str, Any]]()
     link, noise = OutageLink(radio.noise_w_per_hz, radio.snr_gap), radio.noise_w_per_hz
     time_s, band_hz, each = config.world.deadline_s, 50e3, np.ones(drops)
@@ -181,31 +189,23 @@ def one_upload(
 def study(base: RunConfig, learner: Learner, seeds: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Rows of reliability and of cost, every case in turn."""
     reliability, cost = list[dict[str, Any]](), list[dict[str, Any]]()
-    for scenario in SCENARIOS:
-        for channel in CHANNELS:
-            gaps = {"traditional": {"configured": base.world.snr_gap_db}, "joint": dict[str, float]()}
-            for policy in POLICIES:
-                config, found = case_of(base, scenario, channel, policy), list[dict[str, float]]()
-                for seed in range(FIRST_FIT_SEED, FIRST_FIT_SEED + seeds):
-                    one = dataclasses.replace(config, seed=seed)
-                    found += uploads(one, played(one, learner))
-                mark = {"scenario": scenario, "channel": channel, "policy": policy}
-                reliability += [mark | row for row in shares(found)]
-                if policy == "joint":
-                    gap_db = base.world.snr_gap_db
-                    gaps[policy] = {"configured": gap_db, "fitted": fitted_gap_db(found, gap_db)}
-            for policy, given in gaps.items():
-                for named, gap_db in given.items():
-                    for deliveries in ("rayleigh", "abstraction"):
-                        config = override(
-                            case_of(base, scenario, channel, policy),
-                            ["--world.snr-gap-db", str(max(gap_db, 0.0)), "--sionna.deliveries", deliveries],
-                        )
-                        for seed in range(seeds):
-                            one = dataclasses.replace(config, seed=seed)
-                            mark = {"scenario": scenario, "channel": channel, "policy": policy, "gap": named}
-                            mark |= {"deliveries": deliveries, "seed": seed}
-                            cost.append(mark | worth(one, played(one, learner)))
+    for scenario, channel, policy, ceiling in itertools.product(SCENARIOS, CHANNELS, POLICIES, CEILINGS):
+        config = case_of(base, scenario, channel, policy, ceiling)
+        mark: dict[str, Any] = {"scenario": scenario, "channel": channel, "policy": policy, "ceiling": ceiling}
+        found = list[dict[str, float]]()
+        for seed in range(FIRST_FIT_SEED, FIRST_FIT_SEED + seeds):
+            one = dataclasses.replace(config, seed=seed)
+            found += uploads(one, played(one, learner))
+        reliability += [mark | row for row in shares(found)]
+        gaps = {"configured": config.world.snr_gap_db}
+        if policy == "joint":
+            gaps["fitted"] = fitted_gap_db(found, config.world.snr_gap_db)
+        for (named, gap_db), deliveries in itertools.product(gaps.items(), ("rayleigh", "abstraction")):
+            asked = ["--world.snr-gap-db", str(max(gap_db, 0.0)), "--sionna.deliveries", deliveries]
+            for seed in range(seeds):
+                one = dataclasses.replace(override(config, asked), seed=seed)
+                told = mark | {"gap": named, "deliveries": deliveries, "seed": seed}
+                cost.append(told | worth(one, played(one, learner)))
     return reliability, cost
 
 

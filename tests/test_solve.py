@@ -362,7 +362,10 @@ def test_table(capsys, monkeypatch):
         ({"bandwidth_hz": 1e-31}, r"bandwidth_hz: must be a number of hertz > 0, and 1e-30 at least, got 1e-31$"),
         ({"noise_w_per_hz": -166}, r"noise_w_per_hz: must be a number of W/Hz > 0 .*, got -166; is it in dBm/Hz\?$"),
         ({"snr_gap": 0.5}, r"snr_gap: must be a linear ratio ≥ 1, got 0\.5; is it in dB\?$"),
-        ({"max_efficiency_bit_per_s_hz": 0}, r"max_efficiency_bit_per_s_hz: must be a number of bit/s/Hz > 0, .*got 0$"),
+        (
+            {"max_efficiency_bit_per_s_hz": 0},
+            r"max_efficiency_bit_per_s_hz: must be a number of bit/s/Hz > 0, .*got 0$",
+        ),
         ({"tradeoff_v": 0}, r"tradeoff_v: must be a number > 0, got 0$"),
         ({"devices": []}, r"devices: must be a list of at least one device, got an empty list$"),
         ({"devices": {}}, r"devices: must be a list of at least one device, got an object$"),

@@ -241,6 +241,12 @@ def test_overrides_mean_what_tyros_help_says(chosen, equals):
         ("--world.bandwidth-hz 2MHz", r"world\.bandwidth_hz: input should be a valid number, got '2MHz'; .* of Hz"),
         ("--world.deadline-s 10s", r"world\.deadline_s: .*got '10s'; give a plain number of seconds"),
         ("--world.noise-dbm-per-hz x", r"give a plain number of dBm/Hz"),
+        ("--world.max-efficiency-bit-per-s-hz x", r"max_efficiency_bit_per_s_hz: .*; give a plain number of bit/s/Hz"),
+        ("--world.max-efficiency-bit-per-s-hz 0", r"max_efficiency_bit_per_s_hz: input should be greater than 0"),
+        (
+            "--policy.name traditional --world.delivery 0.7 --world.max-efficiency-bit-per-s-hz 4",
+            r"world\.delivery delivers at any rate: leave out world\.max_efficiency_bit_per_s_hz",
+        ),
         ("--policy.v nan", r"policy\.v: input should be a finite number, got 'nan'"),
         ("--world.cell-radius-m inf", r"cell_radius_m: input should be a finite number, got 'inf'"),
         ("--world.cell-radius-m 1e200", r"world\.cell_radius_m: input should be less than or equal to 1000000, got"),

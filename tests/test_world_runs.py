@@ -1,14 +1,18 @@
 """Whole runs in worlds of other kinds: resumed bit for bit, and refused where they cannot go on."""
 
 import importlib.util
+import json
+import math
 
 import numpy as np
 import pandas as pd
 import pytest
 from tests.test_experiment import begun
 
+from airtune.build import build
 from airtune.cli import run_cli
 from airtune.experiment import resume, run
+from airtune.physics.link import OutageLink
 from airtune.types import AirtuneError
 
 needs_sionna = pytest.mark.skipif(
@@ -61,6 +65,38 @@ def test_a_bad_trace_is_one_line_and_exit_code_2(tiny, tmp_path, capsys):
     assert run_cli(["run", tiny, *options]) == 2
     told = capsys.readouterr().err.strip()
     assert told.endswith("bad.csv: has 1 devices; fleet.devices 1 would be right, got 6") and "\n" not in told
+
+
+def test_a_ceiling_holds_in_the_rows_and_is_what_deliveries_obey(tiny_config, tmp_path):
+    """(16) over whole runs: a lower ceiling, more band for each upload; a rate that nothing reaches changes nothing."""
+    most = {}
+    for ceiling in (None, 1000.0, 0.5):
+        config = tiny_config(tmp_path / str(ceiling), world={"max_efficiency_bit_per_s_hz": ceiling})
+        link = build(config).system.cell.link
+        assert isinstance(link, OutageLink) and link.max_efficiency_bit_per_s_hz == (ceiling or math.inf)
+        run(config)
+        rows = [json.loads(line) for line in (config.out / "devices.jsonl").read_text().splitlines()]
+        sent = [row for row in rows if row["module"] > 0]
+        payload_bit = build(config).learner.modules.payload_bit
+        most[ceiling] = max(
+            payload_bit[row["module"] - 1] / (row["bandwidth_hz"] * config.world.deadline_s) for row in sent
+        )
+        assert any(row["delivered"] for row in sent)
+    assert most[1000.0] == pytest.approx(most[None], rel=1e-6)
+    assert 0.2 < most[0.5] <= 0.5 < most[None]
+
+
+@needs_sionna
+def test_over_nr_tables_the_ceiling_is_theirs_unless_told(tiny_config, tmp_path):
+    def ceiling(**changes):
+        return build(tiny_config(tmp_path / "run", **changes)).system.cell.link.max_efficiency_bit_per_s_hz
+
+    nr = {"world": {"kind": "sionna"}}
+    assert ceiling(**nr) == pytest.approx(4.25, abs=0.01)
+    assert ceiling(**nr, sionna={"mcs_table": 2}) == pytest.approx(5.71, abs=0.01)
+    assert ceiling(**nr, sionna={"reserve": 0.0}) == pytest.approx(4.68, abs=0.01)
+    assert ceiling(**nr, sionna={"deliveries": "rayleigh"}) == math.inf
+    assert ceiling(world={"kind": "sionna", "max_efficiency_bit_per_s_hz": 2.0}) == 2.0
 
 
 @needs_sionna

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from airtune.physics.link import (
     GivenLink,
     OutageLink,
     WaterfallLink,
+    least_bandwidth_hz,
     link_of,
+    max_efficiency_of,
     success_probability,
     threshold_for,
 )
@@ -84,7 +87,12 @@ def test_waterfall_least_bandwidth_against_a_root_finder(payload, power, gain_db
 
 @given(st.floats(0.0, 1e12), st.floats(-10.0, 1e4), st.floats(0.0, 1e12), st.floats(0.0, 1e3), st.floats(0.0, 1e9))
 def test_never_nan_and_always_a_probability(payload, uplink, band, gain, power):
-    for link in (LINK, FALL):
+    for link in (
+        LINK,
+        FALL,
+        replace(LINK, max_efficiency_bit_per_s_hz=4.0),
+        replace(FALL, max_efficiency_bit_per_s_hz=4.0),
+    ):
         c, least = link.outage_power_w(payload, uplink, band, gain), link.power_min_w(payload, uplink, band, gain)
         probability = success_probability(c, power, least)
         assert not np.isnan(c) and not np.isnan(least) and c >= 0 and least >= 0
@@ -105,7 +113,42 @@ def test_link_of_takes_noise_and_gap_from_the_radio():
     assert isinstance(fall, Link) and fall == WaterfallLink(noise_w_per_hz=3e-20, m_linear=0.5, snr_gap=2.5)
 
 
+def test_a_ceiling_by_hand():
+    """(16): 6 Mbit in 3 s at no more than 4 bit/s/Hz need 500 kHz; with less nothing arrives, with more (6) holds."""
+    assert least_bandwidth_hz([6e6, 6e6], [3.0, -1.0], 4.0).tolist() == [5e5, np.inf]
+    assert least_bandwidth_hz(6e6, 3.0, np.inf) == 0.0
+    band = np.array([4e5, 4.999e5, 5e5, 6e5])
+    for plain in (LINK, FALL):
+        link = replace(plain, max_efficiency_bit_per_s_hz=4.0)
+        assert max_efficiency_of(link) == 4.0 and max_efficiency_of(plain) == np.inf
+
+        def chance(link):
+            terms = (6e6, 3.0, band, 1e-11)
+            return success_probability(link.outage_power_w(*terms), 0.2, link.power_min_w(*terms))
+
+        assert (chance(plain) > 0).all()
+        np.testing.assert_array_equal(chance(link), np.where(band >= 5e5, chance(plain), 0.0))
+    assert float(FALL.bandwidth_min_hz(6e6, 3.0, 0.2, 1e-11)) < 5e5
+    assert float(replace(FALL, max_efficiency_bit_per_s_hz=4.0).bandwidth_min_hz(6e6, 3.0, 0.2, 1e-11)) == 5e5
+    assert max_efficiency_of(GivenLink(1.0)) == np.inf
+
+
+def test_the_ceiling_is_the_configured_one_or_that_of_what_delivers():
+    radio = Radio(bandwidth_hz=1e6, noise_w_per_hz=3e-20, snr_gap=2.5, deadline_s=10.0, bs_power_w=40.0)
+    for kind in ("outage", "waterfall"):
+        own, none = WorldConfig(link=kind, max_efficiency_bit_per_s_hz=3.0), WorldConfig(link=kind)
+        found = [
+            link_of(own, radio),
+            link_of(own, radio, None, 4.0),
+            link_of(none, radio, None, 4.0),
+            link_of(none, radio),
+        ]
+        assert [max_efficiency_of(link) for link in found] == [3.0, 3.0, 4.0, np.inf]
+
+
 def test_bad_links_are_refused():
+    with pytest.raises(AirtuneError, match="max_efficiency_bit_per_s_hz must be a number > 0"):
+        OutageLink(4e-21, 2.0, 0.0)
     with pytest.raises(AirtuneError, match="snr_gap"):
         OutageLink(4e-21, 0.5)
     with pytest.raises(AirtuneError, match="noise_w_per_hz"):

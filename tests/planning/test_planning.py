@@ -41,6 +41,7 @@ CASES = {
     "joint": {},
     "traditional": {"policy": {"name": "traditional"}},
     "rolora": {"learning": {"method": "rolora"}},
+    "ceiling": {"world": {"max_efficiency_bit_per_s_hz": 0.5}},
     "drawn": {"fleet": {"active": 3}, "world": {"availability": 0.8}},
 }
 

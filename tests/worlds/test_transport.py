@@ -11,7 +11,7 @@ from tests.reference.tr38901_reference import sent_one_by_one
 from airtune.config import SionnaConfig
 from airtune.types import AirtuneError
 from airtune.worlds.tr38901 import Channels, LinkTables, Rates
-from airtune.worlds.transport import format_of, transmit_blocks
+from airtune.worlds.transport import format_of, max_efficiency_bit_per_s_hz, transmit_blocks
 
 RATES = Rates(np.array([3, 4, 5]), np.array([400, 200, 100]), np.array([1000, 1000, 1000]))
 
@@ -53,6 +53,15 @@ def test_the_lowest_rate_that_fits_or_the_highest():
     np.testing.assert_array_equal(cut.rate, [0, 1, 1, 2, 2, 2])
     np.testing.assert_array_equal(cut.blocks, np.full(6, 10))
     np.testing.assert_array_equal(cut.room, [11, 21, 11, 11, 10, 9])
+
+
+def test_the_ceiling_is_the_highest_rate_at_which_an_upload_and_its_reserve_fit():
+    """(16) of the tables: 10 bits an element, 12·13/180 elements per Hz and second, a tenth of them kept back."""
+    ceiling = max_efficiency_bit_per_s_hz(RATES, 0.1)
+    assert ceiling == pytest.approx(10.0 * 12 * 13 / 180 / 1.1, rel=1e-12)
+    payload_bit, room = np.full(2, 1e6), 1e6 / (ceiling * np.array([1.001, 0.999])) * 12 * 13 / 180
+    cut = format_of(RATES, payload_bit, room, 0.1)
+    np.testing.assert_array_equal(cut.room >= np.ceil(1.1 * cut.blocks), [False, True])
 
 
 def test_without_sionna_one_line_says_what_to_install(monkeypatch):

@@ -118,7 +118,10 @@ def shape(options: Options, i: int) -> None:
 
 @compiled
 def cut_off(options: Options, i: int) -> None:
-    """End option i where the ceiling on the rate does: from there on, v' is largest, or v − λ b convex, (16)."""
+    """End option i at the ceiling on the rate if that lies below x_top: v' is largest there, and its price of no band.
+
+    By (16), §6; where the ceiling lies above, nothing changes.
+    """
     options.log_stop[i] = options.log_top[i]
     x = options.nats_hz[i] / options.least_hz[i] if options.least_hz[i] > 0.0 else math.inf
     if x < options.x_top[i]:

@@ -91,7 +91,7 @@ class WaterfallLink:
     def power_min_w(
         self, payload_bit: AnyFloat, uplink_s: AnyFloat, bandwidth_hz: AnyFloat, gain: AnyFloat
     ) -> NDArray[np.float64]:
-        """Least power p_min [W] with b log2(1 + p g / (Γ_g N0 b)) ≥ S/τ_up; ∞ where there is none or b < (16)."""
+        """Least power p_min [W] with b log2(1 + p g / (Γ_g N0 b)) ≥ S/τ_up; ∞ below (16), or where there is none."""
         noise_w_per_hz, ceiling = self.snr_gap * self.noise_w_per_hz, self.max_efficiency_bit_per_s_hz
         return _power_for_rate_w(noise_w_per_hz, payload_bit, uplink_s, bandwidth_hz, gain, ceiling)
 

@@ -99,20 +99,24 @@ def test_solver_b_against_dynamic_programming(make_problem, exact_reference, see
     assert decision.certificate <= 1.01e-5
 
 
-@pytest.mark.parametrize("devices", [5, 12, 20])
-def test_certificates_and_solver_a(make_problem, devices):
-    """Decisions stay proven where the ceiling binds; Solver A never passes the bound and comes close to it."""
+@pytest.mark.parametrize(
+    ("devices", "each_hz", "shares", "worst"),
+    [(5, 3e4, (0.4, 0.9), 1.01e-5), (12, 3e4, (0.4, 0.9), 1.01e-5), (20, 3e4, (0.4, 0.9), 1.01e-5),
+     (60, 1e4, (0.2, 0.5), 1.01e-5), (60, 2e3, (0.2, 0.5), 2e-2)],
+)  # fmt: skip
+def test_certificates_and_solver_a(make_problem, devices, each_hz, shares, worst):
+    """Decisions stay proven where the ceiling binds, but for knapsacks of many least bands; Solver A comes close."""
     worth = []
-    for seed in range(12):
-        rng = np.random.default_rng(seed)
-        problem = make_problem(devices, 3, 100 * devices + seed, v=devices * 30.0, band_hz=devices * 3e4)
-        problem, _ = binding(problem, rng.uniform(0.4, 0.9))
+    for seed in range(20):
+        problem = make_problem(devices, 3, 100 * devices + seed, v=devices * 30.0, band_hz=devices * each_hz)
+        problem, _ = binding(problem, np.random.default_rng(seed).uniform(*shares))
         decision = POLICY(problem)
-        assert decision.certificate <= 1.01e-5 and decision.status == "ok"
+        assert decision.certificate <= worst
+        assert (decision.status == "ok") == (decision.certificate <= 1.01e-5)
         other = AlternatingPolicy()(problem)
         assert other.objective <= decision.upper_bound * (1 + 1e-12)
-        worth.append(other.objective / decision.upper_bound)
-    assert np.median(worth) > 0.99 and min(worth) > 0.8
+        worth.append(other.objective / decision.objective if decision.objective else 1.0)
+    assert np.median(worth) > 0.99 and min(worth) > 0.95
 
 
 @pytest.mark.parametrize("seed", range(5))

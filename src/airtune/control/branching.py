@@ -114,7 +114,7 @@ def cut_of(options: Options, demand: Demand, band_hz: float) -> tuple[int, float
         much, little, top = demand.band_hz[LOW, k], demand.band_hz[HIGH, k], demand.pick[LOW, k]
         if much - little <= _NOTICEABLE * band_hz or top < 0:
             continue
-        cut, least = 0.5 * (little + much), options.least_hz[top]
+        cut, least = 0.5 * (little + much), float(options.least_hz[top])
         if little < least <= much * (1.0 + SLACK) and leads_at(options, k, top, least):
             cut = least * (1.0 - _BELOW)
         elif demand.pick[HIGH, k] != top:

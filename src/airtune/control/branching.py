@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from airtune.control.compiled import compiled
-from airtune.control.curve import SLACK, Options, value_at
+from airtune.control.curve import Options, value_at
 from airtune.control.dual import HIGH, LATEST, LOW, Demand, Limits, dual_at, minimise_dual
 from airtune.control.sharing import Incumbent, recover
+from airtune.physics.link import RATE_SLACK
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -115,7 +116,7 @@ def cut_of(options: Options, demand: Demand, band_hz: float) -> tuple[int, float
         if much - little <= _NOTICEABLE * band_hz or top < 0:
             continue
         cut, least = 0.5 * (little + much), float(options.least_hz[top])
-        if little < least <= much * (1.0 + SLACK) and leads_at(options, k, top, least):
+        if little < least <= much * (1.0 + RATE_SLACK) and leads_at(options, k, top, least):
             cut = least * (1.0 - _BELOW)
         elif demand.pick[HIGH, k] != top:
             found = overtakes_hz(options, k, top, little, much)

@@ -23,12 +23,11 @@ from numpy.typing import NDArray
 from scipy.special import lambertw
 
 from airtune.control.compiled import compiled
+from airtune.physics.link import RATE_SLACK
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-SLACK = 1e-9
-"""Relative shortfall of band that still counts as (16), as in `physics.link` (rounding)."""
 X_MAX = 600.0
 """Spectral efficiencies beyond this [nat] leave float64."""
 HALF = 0.5 * math.exp(-0.5)
@@ -166,7 +165,7 @@ def root(options: Options, i: int, log_price: float, guess: float) -> float:
 @compiled
 def value_at(options: Options, i: int, x: float) -> float:
     """v [J²] of option i at spectral efficiency x > 0; −F above the ceiling, or where sending pays at no power."""
-    if x > X_MAX or x * options.least_hz[i] > options.nats_hz[i] * (1.0 + SLACK):
+    if x > X_MAX or x * options.least_hz[i] > options.nats_hz[i] * (1.0 + RATE_SLACK):
         return -options.fixed[i]
     h = math.expm1(x) / x
     if x < options.x_join[i]:

@@ -2,11 +2,13 @@
 
     python -m benchmarks.study_deploy equal REAL_RUN SIMULATED_RUN
     python -m benchmarks.study_deploy faults --out runs/faults [--kills 20 --rounds 10]
+    python -m benchmarks.study_deploy links [DEPLOYMENT]
 
 equal compares rows and weights. faults runs some honest devices, one whose updates are garbage, huge, NaN,
 wrongly shaped or oversized in turn, and one with a key that is not listed; meanwhile random processes, of devices and
 of the server, are killed with SIGKILL. It then checks that the run ended, that every round has its rows, that nothing
-of the bad device was delivered, and that the weights are finite.
+of the bad device was delivered, and that the weights are finite. links takes the uploads of a deployment with emulated
+links into experiments/results/links; without one it shows the table of those that are there.
 """
 
 import argparse
@@ -19,6 +21,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +29,12 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
+from airtune.deploy.emulation import ROWS, read_uploads, told_by
 from airtune.record import RunFolder
+from airtune.tables import number
 from airtune.types import AirtuneError
 
+UPLOADS = Path("experiments/results/links")
 LARGEST_DIFFERENCE = 1e-4
 """Between the weights of the two runs, relative to their norm, and between their rows."""
 
@@ -208,6 +214,33 @@ def judge(folder: Path, rounds: int, bad: int, done: Counter[str]) -> None:
         raise SystemExit(1)
 
 
+def links(deployments: Sequence[Path]) -> None:
+    """Keep the uploads of a deployment, and show the table."""
+    if deployments:
+        UPLOADS.mkdir(parents=True, exist_ok=True)
+        shutil.copy(deployments[0] / ROWS, UPLOADS / ROWS)
+    print(links_table())
+
+
+def links_table() -> str:
+    """Predicted and measured uploads by size, as docs/deploy.md has them."""
+    heads = (
+        "payload [kbit]",
+        "arrived",
+        "lost",
+        "predicted [s]",
+        "measured [s]",
+        "measured / predicted",
+        "wire / payload",
+    )
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    for payload_bit, told in told_by("payload_bit", read_uploads(UPLOADS)).items():
+        figures = (told.predicted_s, told.measured_s, told.slower, told.framing)
+        shown = " | ".join(number(figure) for figure in figures)
+        lines.append(f"| {int(payload_bit) / 1e3:,.0f} | {told.arrived} | {told.lost} | {shown} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """One of the studies."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
@@ -215,6 +248,8 @@ def main() -> None:
     for name in ("equal", "rogue"):
         own = commands.add_parser(name)
         own.add_argument("paths", type=Path, nargs="+")
+    own = commands.add_parser("links")
+    own.add_argument("paths", type=Path, nargs="*")
     own = commands.add_parser("faults")
     own.add_argument("--out", type=Path, required=True)
     own.add_argument("--kills", type=int, default=20)
@@ -230,6 +265,8 @@ def main() -> None:
                 equal(*given.paths)
             case "rogue":
                 rogue(*given.paths)
+            case "links":
+                links(given.paths)
             case _:
                 faults(given)
     except AirtuneError as error:

@@ -35,20 +35,54 @@ def test_answers_are_told_from_errors_and_silence(monkeypatch):
     from airtune.deploy.flower.grid import GridExchange, enclosed
 
     class Grid:
-        def send_and_receive(self, messages, timeout):
-            first, second, _ = messages
-            assert timeout == 7.0 and first.metadata.ttl == 17.0
-            for number, message in enumerate(messages):
-                message.metadata.__dict__["_message_id"] = str(number)
-            return [
-                Message(content=enclosed(b"yes"), reply_to=first),
-                Message(Error(code=8, reason="it crashed"), reply_to=second),
-            ]
+        def push_messages(self, messages):
+            assert {message.metadata.ttl for message in messages} == {17.0}
+            self.messages = dict(zip("012", messages, strict=True))
+            for number, message in self.messages.items():
+                message.metadata.__dict__["_message_id"] = number
+            return list(self.messages)
+
+        def pull_messages(self, ids):
+            (number,) = ids
+            message = self.messages[number]
+            if number == "0":
+                return [Message(content=enclosed(b"yes"), reply_to=message)]
+            return [Message(Error(code=8, reason="it crashed"), reply_to=message)] if number == "1" else []
 
     for name in ("_run_id", "_node_id", "_task_id"):
         monkeypatch.setattr(TaskIdentity, name, 1)
-    answers = GridExchange(Grid()).ask({1: b"a", 2: b"b", 3: b"c"}, 4, 7.0)
-    assert answers == {1: b"yes", 2: "it crashed"}
+    exchange = GridExchange(Grid())
+    began = time.monotonic()
+    assert exchange.ask({1: b"a", 2: b"b", 3: b"c"}, 4, 7.0) == {1: b"yes", 2: "it crashed"}
+    assert 7.0 <= time.monotonic() - began < 12.0
+
+
+def test_an_answer_that_is_half_there_holds_up_nobody_and_a_lost_superlink_is_told(monkeypatch):
+    from flwr.app import Message
+    from flwr.supercore.task_identity import TaskIdentity
+
+    from airtune.deploy.flower.grid import GridExchange, enclosed
+
+    class Grid:
+        def push_messages(self, messages):
+            self.messages = dict(zip("01", messages, strict=True))
+            for number, message in self.messages.items():
+                message.metadata.__dict__["_message_id"] = number
+            return ["0", "1", None]
+
+        def pull_messages(self, ids):
+            if ids == ["0"]:
+                time.sleep(30.0)
+            return [Message(content=enclosed(b"whole"), reply_to=self.messages["1"])]
+
+    for name in ("_run_id", "_node_id", "_task_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1)
+    began = time.monotonic()
+    assert GridExchange(Grid()).ask({5: b"a", 6: b"b"}, 0, 2.0) == {6: b"whole"}
+    assert time.monotonic() - began < 10.0
+    monkeypatch.setattr(Grid, "pull_messages", lambda self, ids: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        GridExchange(Grid()).ask({5: b"a", 6: b"b"}, 0, 20.0)
 
 
 def test_keys_and_certificates_are_what_flower_takes(tmp_path):

@@ -15,7 +15,7 @@ from airtune.deploy.emulation import (
     ROWS,
     EmulatedUplinks,
     read_uploads,
-    told_by_device,
+    told_by,
     upload_of,
 )
 from airtune.deploy.links import BASE, Links, missing, namespace
@@ -79,7 +79,7 @@ def test_an_upload_takes_as_long_as_its_rate_says(cell, door, tmp_path):
         assert rows[name]["predicted_s"] == predicted_s and rows[name]["t"] == 3
         assert 1.0 < rows[name]["wire_bit"] / (8 * count) < 1.15
     on_the_wire_s = rows["a"]["wire_bit"] / RATE
-    assert 0.85 * on_the_wire_s < rows["a"]["measured_s"] < 1.5 * on_the_wire_s  # a busy machine may be late
+    assert 0.9 * on_the_wire_s < rows["a"]["measured_s"] < 1.5 * on_the_wire_s  # a busy machine may be late
     assert rows["b"]["measured_s"] < rows["a"]["measured_s"]
 
 
@@ -114,7 +114,7 @@ def test_a_second_emulation_is_refused_and_what_a_killed_one_left_is_replaced(ce
         holder.kill()
         holder.wait()
     with Links(2) as again:
-        assert again.there(0) and set(again.sent_byte()) == {0, 1}
+        assert again.there(0) and again.there(1)
     assert not again.there(0) and not again.there(1)
 
 
@@ -168,21 +168,22 @@ def test_outages_are_those_of_a_simulated_channel():
         checked({"address": "a:1", "emulated": True, "device": slots}, ServerConfig, "test")
 
 
-def test_the_time_of_an_upload_is_found_between_chatter():
-    seen_s = np.arange(0.0, 30.0, 0.02)
-    chatter = 300.0 * np.floor(seen_s / 3.0)
-    upload = np.clip((seen_s - 11.0) / 8.0, 0.0, 1.0) * 1e5
-    upload_s, upload_byte = upload_of(seen_s, (chatter + upload).astype(np.int64), 4e4)
-    assert upload_s == pytest.approx(8.0, rel=0.02) and upload_byte == pytest.approx(1e5 + 900, rel=0.01)
-    assert upload_of(seen_s, chatter.astype(np.int64), 4e4) == (None, 0)
-    assert upload_of(seen_s[:1], chatter[:1].astype(np.int64), 4e4) == (None, 0)
+def test_the_time_of_an_upload_is_that_of_its_large_frames():
+    chatter = [(float(at), 365) for at in range(0, 30, 3)]
+    upload = [(11.0 + 0.1 * number, 1500) for number in range(81)]
+    seen_s, size_byte = map(np.array, zip(*sorted(chatter + upload), strict=True))
+    upload_s, upload_byte = upload_of(seen_s, size_byte)
+    assert upload_byte == 81 * 1500 + 3 * 365 and upload_s == pytest.approx(8.1, rel=1e-3)
+    assert upload_of(seen_s[size_byte < 1000], size_byte[size_byte < 1000]) == (None, 0)
+    assert upload_of(np.zeros(0), np.zeros(0, dtype=np.int64)) == (None, 0)
 
 
-def test_figures_by_device(tmp_path):
+def test_figures_by_device_and_by_size(tmp_path):
     row = {"t": 0, "device": "a", "payload_bit": 100, "rate_bit_per_s": 50.0, "predicted_s": 2.0, "measured_s": 3.0}
     row |= {"wire_bit": 110, "faded": False}
     lost = {**row, "t": 1, "measured_s": None, "faded": True}
     (tmp_path / ROWS).write_text("".join(json.dumps(one) + "\n" for one in (row, lost, {**lost, "device": "b"})))
-    told = told_by_device(read_uploads(tmp_path))
+    told = told_by("device", read_uploads(tmp_path))
     assert (told["a"].arrived, told["a"].lost, told["a"].slower, told["a"].framing) == (1, 1, 1.5, 1.1)
     assert (told["b"].arrived, told["b"].lost) == (0, 1) and np.isnan(told["b"].measured_s)
+    assert [(one.arrived, one.lost) for one in told_by("payload_bit", read_uploads(tmp_path)).values()] == [(1, 2)]

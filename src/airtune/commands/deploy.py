@@ -166,12 +166,12 @@ def _uploads(folder: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from airtune.deploy.emulation import read_uploads, told_by_device
+    from airtune.deploy.emulation import read_uploads, told_by
 
     table = Table("Uplink", title="Uploads over emulated links", title_justify="left", box=None)
     for name in ("Arrived", "Lost", "Predicted s", "Measured s", "Measured / predicted", "Wire / payload"):
         table.add_column(name, justify="right")
-    for device, told in told_by_device(read_uploads(folder)).items():
+    for device, told in told_by("device", read_uploads(folder)).items():
         figures = (told.predicted_s, told.measured_s, told.slower, told.framing)
-        table.add_row(device, str(told.arrived), str(told.lost), *(number(figure) for figure in figures))
+        table.add_row(str(device), str(told.arrived), str(told.lost), *(number(figure) for figure in figures))
     Console().print(table)

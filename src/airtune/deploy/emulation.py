@@ -2,13 +2,15 @@
 
 import json
 import math
+import select
+import socket
 import threading
 import time
 from collections.abc import Collection, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +20,10 @@ from airtune.deploy.messages import Limits
 
 ROWS = "links.jsonl"
 """An upload a line, in the deployment's folder."""
-LOOK_S = 0.02
-"""Time between two looks at the counters [s]."""
-WINDOW_S = 1.0
-CHATTER_BIT_PER_S = 40e3
-"""A device sends more than so much in a window only while it uploads: Flower's asking for messages stays below."""
-EDGE = 0.05
-"""Share of an upload's bytes at its beginning and its end that its time is not taken from but extrapolated over."""
+LARGE_BYTE = 1200
+"""Only an upload has frames of so many bytes: asking for tasks, acknowledging them and signs of life are smaller."""
+WAIT_S = 0.05
+"""Longest time between two looks at whether the round is over [s]."""
 
 
 class Upload(TypedDict):
@@ -39,16 +38,16 @@ class Upload(TypedDict):
     predicted_s: float
     """τ_up."""
     measured_s: float | None
-    """From the first byte to the last; None of what did not arrive."""
+    """From the upload's first byte to its last; None of what did not arrive."""
     wire_bit: int
-    """What went over the link meanwhile, with all framing."""
+    """What went over the link meanwhile: the payload and all framing."""
     faded: bool
     """Whether the link was taken down."""
 
 
 @dataclass(frozen=True, slots=True)
-class DeviceUploads:
-    """One device's uploads; means over those that arrived, NaN without any."""
+class Uploads:
+    """Some uploads; means over those that arrived, NaN without any."""
 
     arrived: int
     lost: int
@@ -68,28 +67,25 @@ class Uplink:
     faded: bool
     """Whether the channel loses this upload."""
     seen_s: list[float] = field(default_factory=list)
-    seen_byte: list[int] = field(default_factory=list)
+    size_byte: list[int] = field(default_factory=list)
+    """Moment and size of each frame that the device sent."""
+    begun: bool = False
     cut: bool = False
     """Whether its link has been taken down."""
 
-    @property
-    def floor_bit_per_s(self) -> float:
-        """Least rate of an upload."""
-        return min(0.5 * self.limits.rate_bit_per_s, CHATTER_BIT_PER_S)
-
-    def look(self, at_s: float, sent_byte: int) -> None:
-        """Note what has been sent until a moment."""
-        self.seen_s.append(at_s)
-        self.seen_byte.append(sent_byte)
-
-    def uploads(self) -> bool:
-        """Whether it uploads just now."""
-        first = max(len(self.seen_s) - round(WINDOW_S / LOOK_S) - 1, 0)
-        return 8.0 * (self.seen_byte[-1] - self.seen_byte[first]) > self.floor_bit_per_s * WINDOW_S
+    def hear(self, ear: socket.socket) -> None:
+        """Note the frames that have come since."""
+        now_s = time.monotonic()
+        with suppress(BlockingIOError):
+            while True:
+                size_byte = ear.recv_into(bytearray(1), 1, socket.MSG_TRUNC)
+                self.seen_s.append(now_s)
+                self.size_byte.append(size_byte)
+                self.begun |= size_byte >= LARGE_BYTE
 
     def row(self, t: int, device: str) -> Upload:
         """What was predicted and what was seen."""
-        upload_s, upload_byte = upload_of(np.array(self.seen_s), np.array(self.seen_byte), self.floor_bit_per_s)
+        upload_s, upload_byte = upload_of(np.array(self.seen_s), np.array(self.size_byte))
         return {
             "t": t,
             "device": device,
@@ -122,57 +118,52 @@ class EmulatedUplinks:
     def round(self, t: int, limits: Mapping[int, Limits], faded: Collection[int]) -> Generator[None]:
         """Within it uplinks have the rates of their limits; those that fade go down when the upload begins."""
         uplinks = {k: Uplink(own, k in faded) for k, own in limits.items() if own.rate_bit_per_s > 0}
-        for k, uplink in uplinks.items():
-            self._links.shape(k, uplink.limits.rate_bit_per_s)
         over = threading.Event()
-        watcher = threading.Thread(target=self._watch, args=(uplinks, over), daemon=True)
-        watcher.start()
-        try:
-            yield
-        finally:
-            over.set()
-            watcher.join()
+        with ExitStack() as stack:
+            ears = {stack.enter_context(self._links.ear(k)): k for k in uplinks}
             for k, uplink in uplinks.items():
-                self._links.free(k)
-                if uplink.cut:
-                    self._links.up(k)
+                self._links.shape(k, uplink.limits.rate_bit_per_s)
+            watcher = threading.Thread(target=self._watch, args=(uplinks, ears, over), daemon=True)
+            watcher.start()
+            try:
+                yield
+            finally:
+                over.set()
+                watcher.join()
+                for k, uplink in uplinks.items():
+                    self._links.free(k)
+                    if uplink.cut:
+                        self._links.up(k)
         with self._rows.open("a", encoding="utf-8") as file:
             for k, uplink in uplinks.items():
                 file.write(json.dumps(uplink.row(t, self._names[k])) + "\n")
 
-    def _watch(self, uplinks: Mapping[int, Uplink], over: threading.Event) -> None:
-        """Look at the counters until the round is over."""
-        while not over.wait(LOOK_S):
-            now_s, sent = time.monotonic(), self._links.sent_byte()
-            for k, uplink in uplinks.items():
-                uplink.look(now_s, sent[k])
-                if uplink.faded and not uplink.cut and uplink.uploads():
+    def _watch(self, uplinks: Mapping[int, Uplink], ears: Mapping[socket.socket, int], over: threading.Event) -> None:
+        """Listen until the round is over."""
+        while not over.is_set():
+            for ear in select.select(list(ears), [], [], WAIT_S)[0]:
+                k = ears[ear]
+                uplinks[k].hear(ear)
+                if uplinks[k].faded and uplinks[k].begun and not uplinks[k].cut:
                     self._links.down(k)
-                    uplink.cut = True
+                    uplinks[k].cut = True
 
 
-def upload_of(
-    seen_s: NDArray[np.float64], seen_byte: NDArray[np.int64], floor_bit_per_s: float
-) -> tuple[float | None, int]:
-    """Length of an upload [s] and its bytes, from a device's counter; None and 0 if there was none.
+def upload_of(seen_s: NDArray[np.float64], size_byte: NDArray[np.int64]) -> tuple[float | None, int]:
+    """Length of an upload [s] and its bytes, from the frames that a device sent; None and 0 if there was none.
+
+    It lasts from the first large frame to the last, and the first one's own time on the link.
 
     Args:
-        seen_s: moments, ascending, shape n.
-        seen_byte: what had been sent until then, shape n.
-        floor_bit_per_s: slower traffic is not the upload.
+        seen_s: when each frame had come, ascending, shape n.
+        size_byte: its size, shape n.
     """
-    if len(seen_s) < 2:
+    large = np.flatnonzero(size_byte >= LARGE_BYTE)
+    if len(large) < 2:
         return None, 0
-    before = np.interp(seen_s - WINDOW_S, seen_s, seen_byte)
-    busy = np.flatnonzero(8.0 * (seen_byte - before) > floor_bit_per_s * WINDOW_S)
-    if not len(busy):
-        return None, 0
-    first = int(np.searchsorted(seen_s, seen_s[busy[0]] - WINDOW_S))
-    moment, byte = seen_s[first : busy[-1] + 1], seen_byte[first : busy[-1] + 1] - seen_byte[first]
-    if not byte[-1]:
-        return None, 0
-    begin, end = (float(moment[np.searchsorted(byte, share * byte[-1])]) for share in (EDGE, 1.0 - EDGE))
-    return (end - begin) / (1.0 - 2.0 * EDGE), int(byte[-1])
+    first, last = int(large[0]), int(large[-1])
+    byte = int(size_byte[first : last + 1].sum())
+    return float(seen_s[last] - seen_s[first]) * byte / (byte - int(size_byte[first])), byte
 
 
 def read_uploads(folder: Path) -> list[Upload]:
@@ -180,13 +171,13 @@ def read_uploads(folder: Path) -> list[Upload]:
     return [json.loads(line) for line in (folder / ROWS).read_text(encoding="utf-8").splitlines()]
 
 
-def told_by_device(rows: Sequence[Upload]) -> dict[str, DeviceUploads]:
-    """Rows as figures for each device, by name."""
-    told: dict[str, DeviceUploads] = {}
-    for device in sorted({row["device"] for row in rows}):
-        own = [row for row in rows if row["device"] == device]
+def told_by(key: Literal["device", "payload_bit"], rows: Sequence[Upload]) -> dict[str | int, Uploads]:
+    """Figures of the uploads of each device or of each size, ascending."""
+    told: dict[str | int, Uploads] = {}
+    for value in sorted({row[key] for row in rows}):
+        own = [row for row in rows if row[key] == value]
         seen = [(row, row["measured_s"]) for row in own if row["measured_s"] is not None]
-        told[device] = DeviceUploads(
+        told[value] = Uploads(
             len(seen),
             len(own) - len(seen),
             _mean([row["predicted_s"] for row, _ in seen]),

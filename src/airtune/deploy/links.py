@@ -6,11 +6,11 @@ The base station is this machine's own network; device k has an address, a cable
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 
 from airtune.types import AirtuneError
 
@@ -20,7 +20,9 @@ DEVICES_MAX = 250
 """So many addresses there are."""
 _UPLINK = "uplink"
 """The device's end of its cable."""
-_FRAME_BYTE = 1514
+FRAME_BYTE = 1514
+"""A full frame of Ethernet [byte]."""
+_IPV4 = 0x0800
 _WHERE = "/usr/sbin:/sbin"
 """Where iproute2 lies if it is not on PATH."""
 
@@ -71,7 +73,7 @@ class Links:
 
     def shape(self, k: int, rate_bit_per_s: float) -> None:
         """Let device k send at that rate, in bits of whole frames a second; what waits is kept, not dropped."""
-        burst = max(2 * _FRAME_BYTE, round(rate_bit_per_s / 800))
+        burst = max(2 * FRAME_BYTE, round(rate_bit_per_s / 800))
         held = max(1 << 16, round(rate_bit_per_s / 8))
         queue = ["tbf", "rate", f"{round(rate_bit_per_s)}bit", "burst", f"{burst}b", "limit", f"{held}b"]
         _told("tc", "-n", namespace(k), "qdisc", "replace", "dev", _UPLINK, "root", *queue)
@@ -89,11 +91,15 @@ class Links:
         """Take device k's link up."""
         _told("ip", "-n", namespace(k), "link", "set", _UPLINK, "up")
 
-    def sent_byte(self) -> dict[int, int]:
-        """What each device has sent so far, whole frames [byte]."""
-        lines = Path("/proc/net/dev").read_text(encoding="ascii").splitlines()
-        counts = {name.strip(): rest.split() for name, _, rest in (line.partition(":") for line in lines)}
-        return {k: int(counts[_cable(k)][0]) for k in range(self.count) if _cable(k) in counts}
+    def ear(self, k: int) -> socket.socket:
+        """A socket that hears, without waiting, every IPv4 frame that comes from device k; raises AirtuneError."""
+        try:
+            ear = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_IPV4))
+            ear.bind((_cable(k), _IPV4))
+        except OSError as error:
+            raise AirtuneError(f"emulated links: cannot listen on {_cable(k)}: {error.strerror}") from None
+        ear.setblocking(False)
+        return ear
 
     def _lay(self, k: int) -> None:
         own, cable, address = namespace(k), _cable(k), f"10.77.0.{k + 2}"

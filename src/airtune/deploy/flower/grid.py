@@ -1,7 +1,11 @@
 """An exchange over Flower's grid. Blobs travel as one array of bytes, which Flower cuts into chunks of its own."""
 
 # pyright: reportMissingImports=false, reportUnknownParameterType=false, reportUntypedFunctionDecorator=false
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from queue import Empty, Queue
+from threading import Thread
 from typing import Any
 
 from flwr.app import Array, ArrayRecord, Message, MessageType, RecordDict
@@ -11,6 +15,10 @@ from airtune.deploy.federation import Node
 from airtune.deploy.flower.keys import public_line
 
 NAME = "blob"
+LANES = 32
+"""Most threads that collect answers."""
+POLL_S = 1.0
+"""Time between two looks for answers [s]."""
 LATE_S = 10.0
 """How long a message outlives the wait for its answer, lest Flower answers in its place that it expired."""
 
@@ -26,16 +34,42 @@ class GridExchange:
         return [Node(node.node_id, public_line(node.public_key)) for node in self._grid.get_nodes()]
 
     def ask(self, blobs: Mapping[int, bytes], t: int, timeout_s: float) -> Mapping[int, bytes | str]:
-        """Send to all at once and wait until all have answered or the time is over."""
+        """Send to all at once and wait until all have answered or the time is over.
+
+        Flower takes an answer whose upload has only begun for one that is there, and waits for the rest of it: several
+        threads collect, lest a device that dies in the middle holds up the others.
+        """
         about = {"message_type": MessageType.TRAIN, "ttl": timeout_s + LATE_S, "group_id": str(t)}
         messages = [Message(content=enclosed(blob), dst_node_id=node, **about) for node, blob in blobs.items()]
+        until, box = time.monotonic() + timeout_s, Queue[tuple[int, bytes | str] | Exception]()
+        nodes = dict(zip(self._grid.push_messages(messages), blobs, strict=False))
+        nodes.pop(None, None)  # what SuperLink did not take
+        lanes = [dict(list(nodes.items())[lane::LANES]) for lane in range(min(LANES, len(nodes)))]
+        for lane in lanes:
+            Thread(target=self._collect, args=(lane, until, box), daemon=True).start()
         answers: dict[int, bytes | str] = {}
-        replies = self._grid.send_and_receive(messages, timeout=timeout_s)
-        sent = {message.metadata.message_id: message.metadata.dst_node_id for message in messages}
-        for reply in replies:
-            node = sent.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id)
-            answers[node] = reply.error.reason if reply.has_error() else disclosed(reply.content)
+        with suppress(Empty):
+            while len(answers) < len(nodes):
+                match box.get(timeout=max(until - time.monotonic(), 0.0)):
+                    case Exception() as error:
+                        raise error
+                    case node, answer:
+                        answers[node] = answer
         return answers
+
+    def _collect(
+        self, nodes: Mapping[str, int], until: float, box: "Queue[tuple[int, bytes | str] | Exception]"
+    ) -> None:
+        """Put the answers to messages into a box as they come; `nodes` by message."""
+        left = dict(nodes)
+        try:
+            while left and time.monotonic() < until:
+                for reply in self._grid.pull_messages(list(left)):
+                    node = left.pop(reply.metadata.reply_to_message_id)
+                    box.put((node, reply.error.reason if reply.has_error() else disclosed(reply.content)))
+                time.sleep(POLL_S if left else 0.0)
+        except Exception as error:  # SuperLink is gone, say: the round's thread is told
+            box.put(error)
 
 
 def enclosed(blob: bytes) -> RecordDict:

@@ -27,7 +27,7 @@ from airtune.learning.lora import Family, NestedLinear, family_of, install
 from airtune.learning.methods.chosen import method_of
 from airtune.learning.objective import Kind, objective_of
 from airtune.learning.partition import partition, strata
-from airtune.learning.privacy import Guard
+from airtune.learning.privacy import guard_of
 from airtune.learning.server import first_server
 from airtune.learning.warm_start import AdapterSource, read_adapter, warm_start
 from airtune.learning.workload import modules_of
@@ -211,7 +211,7 @@ def build(
     Raises:
         AirtuneError: anything missing, damaged or impossible, in one line.
     """
-    guard = None if config.privacy.mechanism == "none" else Guard(config.privacy, config.seed)
+    guard = guard_of(config.privacy, config.seed)
     facts = () if guard is None else (promise(config.privacy, config.rounds),)
     shared = learner(config)
     family = shared.engine.family

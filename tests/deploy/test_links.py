@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -168,14 +169,33 @@ def test_outages_are_those_of_a_simulated_channel():
         checked({"address": "a:1", "emulated": True, "device": slots}, ServerConfig, "test")
 
 
+def frames(begin_s, count, every_s=0.1):
+    return [(begin_s + every_s * number, 1500) for number in range(count)]
+
+
+def heard(*parts):
+    return tuple(map(np.array, zip(*sorted(chain(*parts)), strict=True)))
+
+
+CHATTER = [(float(at), 365) for at in range(0, 30, 3)]
+
+
 def test_the_time_of_an_upload_is_that_of_its_large_frames():
-    chatter = [(float(at), 365) for at in range(0, 30, 3)]
-    upload = [(11.0 + 0.1 * number, 1500) for number in range(81)]
-    seen_s, size_byte = map(np.array, zip(*sorted(chatter + upload), strict=True))
-    upload_s, upload_byte = upload_of(seen_s, size_byte)
+    seen_s, size_byte = heard(CHATTER, frames(11.0, 81))
+    upload_s, upload_byte = upload_of(seen_s, size_byte, 8 * 81 * 1400)
     assert upload_byte == 81 * 1500 + 3 * 365 and upload_s == pytest.approx(8.1, rel=1e-3)
-    assert upload_of(seen_s[size_byte < 1000], size_byte[size_byte < 1000]) == (None, 0)
-    assert upload_of(np.zeros(0), np.zeros(0, dtype=np.int64)) == (None, 0)
+    assert upload_of(seen_s[size_byte < 1000], size_byte[size_byte < 1000], 1e5) == (None, 0)
+    assert upload_of(np.zeros(0), np.zeros(0, dtype=np.int64), 1e5) == (None, 0)
+
+
+def test_what_is_left_of_the_last_rounds_upload_is_not_part_of_it_and_a_pause_within_it_is():
+    payload_bit = 8 * 81 * 1400
+    alone = upload_of(*heard(CHATTER, frames(11.0, 81)), payload_bit)
+    assert upload_of(*heard(CHATTER, frames(2.0, 60), frames(11.0, 81)), payload_bit) == alone
+    upload_s, upload_byte = upload_of(*heard(CHATTER, frames(5.0, 30), frames(14.0, 51)), payload_bit)
+    assert upload_s == pytest.approx(14.1, rel=1e-2) and upload_byte > 81 * 1500
+    short_s, short_byte = upload_of(*heard(frames(5.0, 30)), payload_bit)  # less than the payload: all there is
+    assert short_s == pytest.approx(3.0) and short_byte == 30 * 1500
 
 
 def test_figures_by_device_and_by_size(tmp_path):

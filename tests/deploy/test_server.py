@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from airtune.deploy.messages import answer_of, part_of
 from airtune.deploy.server import serve
 from airtune.experiment import run
 from airtune.record import RunFolder
@@ -140,9 +141,58 @@ def test_without_keys_devices_are_known_by_name(tiny_config, deployment, tmp_pat
     assert_alike(folder / "run", tmp_path / "simulated")
 
 
-def test_privacy_is_refused_as_devices_do_not_blur_yet(tiny_config, deployment, tmp_path):
-    privacy = {"mechanism": "local", "clip_norm": 1.0, "noise_multiplier": 1.0, "delta": 1e-3}
-    folder, hall = deployment(tiny_config(tmp_path / "unused", privacy=privacy))
-    with pytest.raises(AirtuneError, match="real devices do not clip and blur their updates yet"):
+def private(mechanism, **more):
+    return {"mechanism": mechanism, "clip_norm": 0.02, "noise_multiplier": 0.01, "delta": 1e-3, **more}
+
+
+@pytest.mark.parametrize("mechanism", ["central", "local"])
+def test_devices_clip_and_blur_as_simulated_ones_do(tiny_config, deployment, tmp_path, mechanism):
+    pytest.importorskip("dp_accounting")
+    config = tiny_config(tmp_path / "simulated", privacy=private(mechanism))
+    run(config)
+    folder, hall = deployment(config)
+    told = []
+
+    def listen(device, t, answer):
+        told.append(answer_of(answer))
+        return answer
+
+    hall.spoil = listen
+    serve(folder, hall, by_key=True)
+    assert_alike(folder / "run", tmp_path / "simulated")
+    updates = [(answer, part_of(tensors, "delta/")) for answer, tensors in told if answer.kind == "update"]
+    assert updates and {answer.loss for answer, _ in updates} == {None}
+    norms = [sum(float(one.double().square().sum()) for one in delta.values()) ** 0.5 for _, delta in updates]
+    assert max(norms) == pytest.approx(0.02, rel=1e-5) if mechanism == "central" else min(norms) > 0.02
+    assert RunFolder.open(folder / "run").read_rounds()[-1]["epsilon"] > 0
+
+
+def test_an_update_that_was_not_clipped_is_lost(tiny_config, deployment, tmp_path):
+    pytest.importorskip("dp_accounting")
+    folder, hall = deployment(tiny_config(tmp_path / "unused", rounds=2, privacy=private("central")))
+    trainer = hall.trainers[0]
+    made = trainer._made
+    trainer._bench = lambda setup: dataclasses.replace(made(setup), guard=None)
+    serve(folder, hall, by_key=True)
+    rows = [row for row in RunFolder.open(folder / "run").read_devices() if row["device"] == 0 and row["module"]]
+    assert rows and all(row["lost"].startswith("too large") for row in rows)
+
+
+def test_noise_of_a_known_seed_is_for_trials_and_a_device_may_ask_for_more(tiny_config, deployment, tmp_path):
+    pytest.importorskip("dp_accounting")
+    folder, hall = deployment(tiny_config(tmp_path / "unused", privacy=private("local")), radio="measured")
+    with pytest.raises(AirtuneError, match='server and devices know the seed; it must be "system"'):
         serve(folder, hall, by_key=True)
     assert not (folder / "run").exists()
+    for name in ("run.toml", "server.toml"):
+        (folder / name).write_text((folder / name).read_text().replace('"seeded"', '"system"'))
+    server = folder / "server.toml"
+    server.write_text(server.read_text().replace("min_devices = 6", "min_devices = 5"))
+    for device, least in ((0, 0.02), (1, 0.01)):
+        trainer = hall.trainers[device]
+        trainer._config = dataclasses.replace(trainer._config, local_noise=least)
+    serve(folder, hall, by_key=True)
+    joined = {event["device"] for event in events_of(folder) if event["event"] == "joined"}
+    assert joined == {f"d{k}" for k in range(1, 6)}
+    refused = [event["reason"] for event in events_of(folder) if event["event"] == "refused"]
+    assert refused and all("d0 takes part only with local privacy" in reason for reason in refused)

@@ -15,7 +15,7 @@ from airtune.config import ConstantsConfig, FleetConfig, LearningConfig, Modules
 from airtune.config.privacy import UNSUMMED, UNTOLD, PrivacyConfig
 from airtune.learning.delivery import chances
 from airtune.learning.methods.chosen import method_of
-from airtune.learning.privacy import SENT, Guard, clipped, heaviest, secret_normal, sensitivity
+from airtune.learning.privacy import SENT, Guard, clipped, guard_of, heaviest, secret_normal, sensitivity
 from airtune.learning.server import first_server
 from airtune.settings import load
 from airtune.types import AirtuneError, Decision, Update
@@ -245,3 +245,17 @@ def test_what_the_accountant_does_not_cover_is_refused():
     for dial in ({"clip_norm": 0.0}, {"noise_multiplier": 0.0}, {"delta": 1.0}, {"delta": 0.0}, {"noise": "none"}):
         told(privacy={"mechanism": "central", **dial})
     RunConfig(constants=ConstantsConfig(source="estimated"), fleet=FleetConfig(devices=3))  # free without a mechanism
+
+
+@pytest.mark.parametrize("size", [0.01, 1.0, 100.0])
+def test_nothing_sent_is_longer_than_the_largest(size):
+    delta = {name: size * torch.randn(tensor.shape, dtype=torch.float64) for name, tensor in theta_of().items()}
+    count = sum(tensor.numel() for tensor in delta.values())
+    for config in (CENTRAL, LOCAL):
+        guard = Guard(config, 0)
+        sent = [length(guard.upload(delta, t, device)) for t in range(20) for device in range(5)]
+        assert max(sent) <= guard.largest(count) * (1 + 1e-12)
+        if config is LOCAL or size > 0.5:
+            assert max(sent) > 0.6 * guard.largest(count)
+    assert Guard(CENTRAL, 0).largest(count) == 0.7
+    assert guard_of(PrivacyConfig(), 0) is None

@@ -98,6 +98,8 @@ class DeviceConfig:
     """Memory that training may use [byte]; None for what is free."""
     uplink_bit_per_s: Positive | None = None
     """Throughput to the server [bit/s]; None to measure it where the system tells (Linux with `ss`)."""
+    local_noise: Positive | None = None
+    """Least noise multiplier of local differential privacy; a run with less gets no update (docs/privacy.md)."""
     retry_s: Positive = 5.0
     """Pause before a broken connection is taken up again; each time longer, up to two minutes, if it breaks at once."""
 

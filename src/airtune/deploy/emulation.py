@@ -22,6 +22,8 @@ ROWS = "links.jsonl"
 """An upload a line, in the deployment's folder."""
 LARGE_BYTE = 1200
 """Only an upload has frames of so many bytes: asking for tasks, acknowledging them and signs of life are smaller."""
+PAUSE_S = 2.0
+"""Longest silence within an upload [s]."""
 WAIT_S = 0.05
 """Longest time between two looks at whether the round is over [s]."""
 
@@ -85,11 +87,12 @@ class Uplink:
 
     def row(self, t: int, device: str) -> Upload:
         """What was predicted and what was seen."""
-        upload_s, upload_byte = upload_of(np.array(self.seen_s), np.array(self.size_byte))
+        payload_bit = round(self.limits.rate_bit_per_s * self.limits.uplink_s)
+        upload_s, upload_byte = upload_of(np.array(self.seen_s), np.array(self.size_byte), payload_bit)
         return {
             "t": t,
             "device": device,
-            "payload_bit": round(self.limits.rate_bit_per_s * self.limits.uplink_s),
+            "payload_bit": payload_bit,
             "rate_bit_per_s": self.limits.rate_bit_per_s,
             "predicted_s": self.limits.uplink_s,
             "measured_s": None if self.faded else upload_s,
@@ -149,20 +152,32 @@ class EmulatedUplinks:
                     uplinks[k].cut = True
 
 
-def upload_of(seen_s: NDArray[np.float64], size_byte: NDArray[np.int64]) -> tuple[float | None, int]:
+def upload_of(
+    seen_s: NDArray[np.float64], size_byte: NDArray[np.int64], payload_bit: float
+) -> tuple[float | None, int]:
     """Length of an upload [s] and its bytes, from the frames that a device sent; None and 0 if there was none.
 
-    It lasts from the first large frame to the last, and the first one's own time on the link.
+    It lasts from its first large frame to the last of all, and the first one's own time on the link. The first one is
+    the earliest with no pause between it and the last bits of the payload: what is left of an upload that was cut in
+    the round before comes earlier.
 
     Args:
         seen_s: when each frame had come, ascending, shape n.
         size_byte: its size, shape n.
+        payload_bit: S, which the upload has at least.
     """
     large = np.flatnonzero(size_byte >= LARGE_BYTE)
     if len(large) < 2:
         return None, 0
-    first, last = int(large[0]), int(large[-1])
-    byte = int(size_byte[first : last + 1].sum())
+    last = int(large[-1])
+    ahead_byte = np.cumsum(size_byte[last::-1])[::-1]  # from each frame to the last
+    whole = int(np.searchsorted(-ahead_byte, -payload_bit / 8.0, side="right")) - 1
+    pause = np.flatnonzero(np.diff(seen_s[large]) > PAUSE_S)
+    begins = large[np.concatenate([[0], pause + 1])]
+    first = int(begins[max(int(np.searchsorted(begins, whole, side="right")) - 1, 0)])
+    byte = int(ahead_byte[first])
+    if first == last:
+        return None, 0
     return float(seen_s[last] - seen_s[first]) * byte / (byte - int(size_byte[first])), byte
 
 

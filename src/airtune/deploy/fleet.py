@@ -6,13 +6,15 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from airtune.config import RunConfig
 from airtune.control.evaluation import chosen
 from airtune.deploy.federation import Federation
 from airtune.deploy.messages import Limits, Task
-from airtune.deploy.validation import Accepted, Expected, Refused, largest_change
+from airtune.deploy.validation import SLACK, Accepted, Expected, Refused, largest_change
 from airtune.learning.engine import rates_at
+from airtune.learning.privacy import guard_of
 from airtune.physics.cost import upload_energy_j
 from airtune.types import Air, Decision, FloatK, Lessons, Note, Observation, Outcome, Problem, Report, Update
 
@@ -60,6 +62,7 @@ class DeployedFleet:
         self._wait_s = wait_s
         self._air = air
         self._uplinks = uplinks
+        self._guard = guard_of(config.privacy, config.seed)
 
     def execute(self, lessons: Lessons, decision: Decision, problem: Problem, observation: Observation) -> Outcome:
         """Send the tasks, wait for the answers, and let what is right through."""
@@ -114,7 +117,7 @@ class DeployedFleet:
 
     def _training(self, lessons: Lessons, decision: Decision, problem: Problem, k: int) -> tuple[Task, Expected]:
         """What a scheduled device is asked, and what its answer must be."""
-        module, learning = int(decision.module[k]), self._config.learning
+        module = int(decision.module[k])
         uplink_s = max(float(problem.uplink_s[k, module - 1]), 0.0)
         limits = Limits(
             power_w=float(decision.power_w[k]),
@@ -129,11 +132,18 @@ class DeployedFleet:
             device=k,
             module=module,
             shapes={name: tuple(tensor.shape) for name, tensor in lesson.start.items()},
-            norm_max=largest_change(learning, rates_at(learning, problem.t, problem.rounds), lesson.start),
+            norm_max=self._largest(lesson.start, problem),
             modules=self._modules,
             measured=self._config.constants.source == "estimated",
             model=self._federation.model,
         )
+
+    def _largest(self, start: Mapping[str, Tensor], problem: Problem) -> float:
+        """Norm of an update that nothing honest exceeds."""
+        if self._guard is not None:
+            return SLACK * self._guard.largest(sum(tensor.numel() for tensor in start.values()))
+        learning = self._config.learning
+        return largest_change(learning, rates_at(learning, problem.t, problem.rounds), start)
 
     def _updates(self, accepted: dict[int, Accepted]) -> Iterator[Update]:
         for k, one in accepted.items():

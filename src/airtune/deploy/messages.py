@@ -78,8 +78,8 @@ class Answer:
     """1…M of an update, 0 of what is none."""
     standing: Standing | None = None
     """Of the next round, or of this one in a report; a failure may lack it."""
-    loss: Annotated[float, Field(allow_inf_nan=False, strict=False)] = 0.0
-    """Mean training loss over the local steps."""
+    loss: Annotated[float, Field(allow_inf_nan=False, strict=False)] | None = None
+    """Mean training loss over the local steps; None under differential privacy, and of what is no update."""
     compute_j: Finite | None = None
     """Measured energy of the training [J]; None where the platform measures none."""
     energy_source: Literal["rapl", "battery", "computed"] = "computed"

@@ -67,8 +67,10 @@ def deployed(
         raise AirtuneError(
             f"{folder}: run.toml has fleet.devices {config.fleet.devices}, server.toml lists {len(server.device)}"
         )
-    if config.privacy.mechanism != "none":
-        raise AirtuneError("privacy.mechanism: real devices do not clip and blur their updates yet; it must be none")
+    if config.privacy.mechanism != "none" and config.privacy.noise == "seeded" and server.radio == "measured":
+        raise AirtuneError(
+            'privacy.noise: server and devices know the seed; it must be "system", or radio "simulated" for a trial'
+        )
     experiment = build(config, policy)
     learner, system = experiment.learner, experiment.system
     federation = Federation(

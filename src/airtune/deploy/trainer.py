@@ -10,12 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from airtune.build import Learner, learner_of
+from airtune.config import PrivacyConfig
 from airtune.deploy.config import DeviceConfig
 from airtune.deploy.energy import EnergyMeter, battery_charge, memory_byte
 from airtune.deploy.messages import Standing, Task, answer_blob
 from airtune.deploy.wire import Malformed
 from airtune.learning.batches import Study
 from airtune.learning.partition import partition, strata
+from airtune.learning.privacy import Guard, guard_of
 from airtune.settings import load
 from airtune.types import AirtuneError, Lesson
 
@@ -28,6 +30,8 @@ class _Bench:
     study: Study
     part: NDArray[np.int64]
     """Its samples."""
+    guard: Guard | None
+    """Makes of an update what is sent under differential privacy."""
 
     def batches(self, t: int, device: int) -> list[NDArray[np.int64]]:
         return self.study.batches(self.part, t, device)
@@ -69,6 +73,11 @@ class Trainer:
     def _made(self, setup: str) -> _Bench:
         """Model and samples for a run, as the device has them."""
         own, config = self._config, load(json.loads(setup), "the server's configuration")
+        if own.local_noise is not None and not _private(config.privacy, own.local_noise):
+            raise AirtuneError(
+                f"{own.name} takes part only with local privacy, noise of the system and a multiplier of at least "
+                f"{own.local_noise:g}"
+            )
         config = dataclasses.replace(
             config,
             data_dir=own.data_dir or config.data_dir,
@@ -91,7 +100,7 @@ class Trainer:
             measured=config.constants.source == "estimated",
             classes=learner.data.kind == "classification",
         )
-        return _Bench(learner, study, part)
+        return _Bench(learner, study, part, guard_of(config.privacy, config.seed))
 
     def _trained(self, bench: _Bench, task: Task) -> bytes:
         pupil = bench.study.pupil(task.lesson or Lesson({}), bench.batches(task.t, task.device), task.t)
@@ -101,8 +110,11 @@ class Trainer:
         flop = trained.tokens * float(bench.learner.modules.flop_per_token[task.module - 1])
         self._flop_per_s = flop / spent.seconds
         self._power_w = None if spent.energy_j is None else spent.energy_j / spent.seconds
-        told = {"loss": trained.loss, "compute_j": spent.energy_j, "energy_source": spent.source}
-        return answer_blob(self._about(bench, task, "update", task.t + 1) | told, trained.delta, trained.reading)
+        delta, loss = trained.delta, trained.loss
+        if bench.guard is not None:
+            delta, loss = bench.guard.upload(delta, task.t, task.device), None
+        told = {"loss": loss, "compute_j": spent.energy_j, "energy_source": spent.source}
+        return answer_blob(self._about(bench, task, "update", task.t + 1) | told, delta, trained.reading)
 
     def _told(self, bench: _Bench, task: Task) -> bytes:
         return answer_blob(self._about(bench, task, "report", task.t), {})
@@ -131,6 +143,12 @@ class Trainer:
             "module": task.module,
             "standing": dataclasses.asdict(standing),
         }
+
+
+def _private(privacy: PrivacyConfig, multiplier: float) -> bool:
+    """Whether what a device sends carries at least so much noise that nobody else can know."""
+    secret = privacy.mechanism == "local" and privacy.noise == "system"
+    return secret and privacy.noise_multiplier >= multiplier
 
 
 def _failure(task: Task, reason: str) -> bytes:

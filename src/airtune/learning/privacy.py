@@ -4,6 +4,7 @@ What is bounded is the update that a device sends in a round: adapter and head a
 what all rounds cost together.
 """
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -61,6 +62,16 @@ class Guard:
         noise = self._noise(held, sensitivity(self.config.clip_norm), t, device)
         return {name: tensor + noise[name] for name, tensor in held.items()}
 
+    def largest(self, count: int) -> float:
+        """Norm that nothing a device sends exceeds: C, under "local" with its noise but for a chance below e^-18.
+
+        Args:
+            count: n, numbers sent. A norm of n standard normals exceeds √n + u with a chance of at most exp(−u²/2).
+        """
+        spread = self.config.noise_multiplier * sensitivity(self.config.clip_norm)
+        noise = 0.0 if self.config.mechanism == "central" else spread * (math.sqrt(count) + 6.0)
+        return self.config.clip_norm + noise
+
     def aggregate(
         self, updates: Iterable[Update], adapters: Mapping[str, Tensor], weight: float, t: int
     ) -> Iterator[Update]:
@@ -103,6 +114,11 @@ class Guard:
         flat = torch.from_numpy(self.config.noise_multiplier * spread * draws)
         parts = zip(names, flat.split(sizes), strict=True)
         return {name: part.view(like[name].shape).to(like[name].dtype) for name, part in parts}
+
+
+def guard_of(config: PrivacyConfig, seed: int) -> Guard | None:
+    """The guard of a run, None without privacy."""
+    return None if config.mechanism == "none" else Guard(config, seed)
 
 
 def secret_normal(count: int) -> NDArray[np.float64]:

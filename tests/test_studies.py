@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from benchmarks import cells, results, study_methods
+from benchmarks import cells, results, study_deploy, study_methods
 from benchmarks.cells import Cell, Place
 from benchmarks.study_policies import TRIALS, UNTUNED, best_settings, cell_of, told, trials
 
@@ -97,12 +97,19 @@ def test_leads_are_paired_and_told_apart_by_their_interval():
     assert results.lead(runs, "joint", "random") is None
     # joint passes 0.7, 0.72 and 0.74 with its first 50 J; traditional ends there with 100 J
     assert ours.saving.mean == pytest.approx(0.5)
-    table = results.policies_table(runs, dict.fromkeys(("joint", "traditional", "digest"), "x"))
+    table = results.policies_table(runs, rows)
     (line,) = (line for line in table.splitlines() if line.startswith("| `joint`"))
     # joint's four seeds: 75, 77, 79, 81
     assert "| 78.0 ± 4.1 | +5.0 ± 0.0 | 0.100 | +50 ± 0 |" in line
     assert "ahead of `traditional` (+5.0 ± 0.0)" in results.said(runs)
     assert "not be told apart from `digest` (+2.0 ± 7.5)" in results.said(runs)
+    told = results.aims(runs)
+    assert "8 points over `traditional` at the same energy. Missed: +5.0 ± 0.0." in told
+    assert "30 % less energy to its final accuracy. Met: +50 ± 0 %." in told and "unlimited" not in told
+    rows += [row_of("unlimited", seed, [0.8, 0.8 + 0.02 * seed], [50.0, 100.0]) for seed in range(3)]
+    assert "`unlimited`, which knows neither failures nor budgets, is +10.0 ± 0.0 from it" in results.aims(
+        results.runs_of(rows)
+    )
 
 
 def test_the_page_is_what_its_rows_say():
@@ -143,3 +150,7 @@ def test_the_best_rate_of_a_method_is_that_of_its_own_rows_and_the_lower_of_equa
     rows += [{"task": "sst2", "method": "nested", "rate": "0.02", "accuracy": "0.9"}]
     rows += [{"task": "qnli", "method": "fedit", "rate": str(grid[0]), "accuracy": "0.9"}]
     assert study_methods.best_rates(rows, "qnli") == {"nested": 0.01}
+
+
+def test_the_guide_to_deployment_has_the_table_of_the_uploads():
+    assert study_deploy.links_table() in Path("docs/deploy.md").read_text(encoding="utf-8")

@@ -12,6 +12,7 @@ links into experiments/results/links; without one it shows the table of those th
 """
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -21,7 +22,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +73,8 @@ def apart(one: Any, other: Any, where: str) -> float:
     raise SystemExit(f"{where}: {one!r} against {other!r}")
 
 
-def spoiled(answer: bytes, turn: int) -> bytes:
-    """A bad answer in place of an update; reports are left alone, so that the device is given something to do."""
+def spoiled(answer: bytes, turns: Iterator[int]) -> bytes:
+    """A bad answer in place of an update, a turn for each; reports are left alone, so that there is something to do."""
     from airtune.deploy.messages import answer_of, part_of
     from airtune.deploy.wire import pack
 
@@ -81,7 +82,7 @@ def spoiled(answer: bytes, turn: int) -> bytes:
     if told.kind != "update":
         return answer
     delta = part_of(tensors, "delta/")
-    match turn % 5:
+    match next(turns) % 5:
         case 0:
             return os.urandom(5_000)
         case 1:
@@ -101,11 +102,11 @@ def rogue(file: Path) -> None:
     """The bad device's process."""
     from airtune.deploy import device
 
-    turns = iter(range(1_000_000))
+    turns = itertools.count()
 
     def spoil(real: Any) -> Any:
         def answer(self: Any, blob: bytes) -> bytes:
-            return spoiled(real(self, blob), next(turns))
+            return spoiled(real(self, blob), turns)
 
         return answer
 

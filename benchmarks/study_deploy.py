@@ -14,6 +14,7 @@ links into experiments/results/links; without one it shows the table of those th
 import argparse
 import itertools
 import json
+import math
 import os
 import random
 import shutil
@@ -52,10 +53,12 @@ def equal(real: Path, simulated: Path) -> None:
             for name, value in expected.items():
                 worst = max(worst, apart(row[name], value, f"round {row['t']}, {name}"))
     a, b = load_file(real / "state.safetensors"), load_file(simulated / "state.safetensors")
-    norm = sum(float(t.double().square().sum()) for n, t in b.items() if n.startswith("adapters/")) ** 0.5
-    diff = sum(float((a[n].double() - t.double()).square().sum()) for n, t in b.items() if n.startswith("adapters/"))
+    if a.keys() != b.keys():
+        raise SystemExit(f"tensors: {sorted(a.keys() ^ b.keys())[0]} is in one of the runs only")
+    norm = sum(float(tensor.double().square().sum()) for tensor in b.values()) ** 0.5
+    diff = sum(float((a[name].double() - tensor.double()).square().sum()) for name, tensor in b.items())
     print(f"rows differ by {worst:.1e} at most, weights by {diff**0.5 / norm:.1e} of their norm")
-    if max(worst, diff**0.5 / norm) > LARGEST_DIFFERENCE:
+    if not (worst <= LARGEST_DIFFERENCE and diff**0.5 / norm <= LARGEST_DIFFERENCE):
         raise SystemExit("the runs are not the same")
 
 
@@ -63,7 +66,8 @@ def apart(one: Any, other: Any, where: str) -> float:
     """Relative difference of two values of a row."""
     match other:
         case float():
-            return abs(one - other) / max(abs(other), 1e-12)
+            far = abs(one - other) / max(abs(other), 1e-12)
+            return far if math.isfinite(far) else math.inf
         case list():
             return max((apart(a, b, where) for a, b in zip(one, other, strict=True)), default=0.0)
         case dict():
@@ -190,10 +194,10 @@ def faults(given: argparse.Namespace) -> None:
     finally:
         over.set()
         thread.join()
-    judge(folder, config.rounds, given.honest, done)
+    judge(folder, config.rounds, given.honest, done, given.kills)
 
 
-def judge(folder: Path, rounds: int, bad: int, done: Counter[str]) -> None:
+def judge(folder: Path, rounds: int, bad: int, done: Counter[str], kills: int) -> None:
     """Tell what happened, and stop if anything wrong got in or is not in the record."""
     run = RunFolder.open(folder / "run")
     events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
@@ -201,7 +205,12 @@ def judge(folder: Path, rounds: int, bad: int, done: Counter[str]) -> None:
     lost = Counter(row["lost"].split(":")[0] for row in devices if row["lost"])
     print(f"{rounds} rounds, killed {dict(done)}, lost {dict(lost)}")
     print("events", dict(Counter(event["event"] for event in events)))
+    died = sum(event["event"] == "died" for event in events)
     checks = {
+        f"{kills} processes were killed": sum(done.values()) == kills,
+        "as many deaths are in the record, but for SuperNodes": died >= kills - done["supernode"],
+        "all kinds of bad updates came": {"malformed", "too large", "not finite", "wrongly shaped", "oversized"}
+        <= set(lost),
         "every round has its rows": [row["t"] for row in run.read_rounds()] == list(range(rounds)),
         "nothing of the bad device was delivered": not any(row["delivered"] for row in devices if row["device"] == bad),
         "the unlisted key never joined": not any(row["module"] for row in devices if row["device"] > bad),

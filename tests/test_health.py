@@ -129,3 +129,14 @@ def test_the_command(finished, tmp_path, capsys):
     ):
         assert run_cli(["status", *wrong]) == 2
         assert told in capsys.readouterr().err
+
+
+def test_a_deployment_whose_first_round_has_not_begun(tmp_path, capsys):
+    (tmp_path / "server.toml").write_text("device = []\n")
+    (tmp_path / "run.toml").write_text("rounds = 7\n")
+    for events in ("", '{"at": "2026-01-01T00:00:00+00:00", "event": "waiting", "reason": "1 devices are there"}\n'):
+        (tmp_path / "events.jsonl").write_text(events)
+        run_cli(["status", str(tmp_path)])
+        shown = " ".join(capsys.readouterr().out.split())
+        assert "waiting" in shown and "round 0/7" in shown
+        assert ("1 devices are there" in shown) is bool(events)

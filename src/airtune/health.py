@@ -44,8 +44,9 @@ class Health:
 
     path: Path
     """Run folder."""
-    state: Literal["finished", "running", "stopped"]
-    """running: a process holds the folder's lock; stopped: none does, and it has not ended."""
+    state: Literal["finished", "running", "stopped", "waiting"]
+    """waiting: a deployment whose first round has not begun; running: a process holds the folder's lock; stopped: none
+    does, and it has not ended."""
     done: int
     """Rounds that have rows."""
     rounds: int
@@ -83,6 +84,8 @@ def health_of(path: Path, now_s: float, events: int = RECENT) -> Health:
     Raises:
         AirtuneError: no run there.
     """
+    if (path / "server.toml").exists() and not (path / "run" / "run.json").exists():
+        return _waiting(path, events)
     deployment = path if (path / "run" / "run.json").exists() else None
     folder = RunFolder.open(path / "run" if deployment else path)
     rounds, timings = folder.read_rounds(), folder.read_timings()
@@ -110,6 +113,25 @@ def health_of(path: Path, now_s: float, events: int = RECENT) -> Health:
         worst=rounds[-1]["max_overspend_ratio"] if rounds else None,
         devices=_devices(folder.read_devices(), len(rounds), names, happened, standings),
         events=tuple(happened[-events:]) if events else (),
+    )
+
+
+def _waiting(deployment: Path, events: int) -> Health:
+    """A deployment that has no run yet."""
+    rounds = tomllib.loads((deployment / "run.toml").read_text("utf-8"))["rounds"]
+    happened = _events(deployment / "events.jsonl")
+    nothing = {"age_s": None, "round_s": None, "accuracy": None, "worst": None}
+    return Health(
+        path=deployment,
+        state="waiting",
+        done=0,
+        rounds=rounds,
+        energy_j=0.0,
+        scheduled=0,
+        delivered=0,
+        devices=(),
+        events=tuple(happened[-events:]) if events else (),
+        **nothing,
     )
 
 

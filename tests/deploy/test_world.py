@@ -5,6 +5,9 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from airtune.config import FleetConfig, WorldConfig
 from airtune.deploy.config import Slot
@@ -152,3 +155,42 @@ def test_every_task_has_a_result_whatever_comes_back(tmp_path):
     room.online = [1]
     fed.gather(1, 1)
     assert fed.ask(tasks, expected, 5.0, 0)[1] == Refused("missing: it is not connected")
+
+
+EXTREMES = {
+    name: st.none() | st.sampled_from([1e-3, 1e18]) | st.floats(1e-3, 1e18)
+    for name in ("memory_byte", "flop_per_s", "compute_power_w", "uplink_bit_per_s")
+}
+
+
+@given(st.fixed_dictionaries({**EXTREMES, "samples": st.integers(1, 10**9), "kind": st.sampled_from([*CLASSES])}))
+def test_whatever_a_device_may_say_can_be_computed_with(said):
+    world, heard = WorldConfig(), {0: standing(**said)}
+    devices = devices_of(["sensor", "sensor"], heard, FleetConfig(weighting="samples"))
+    gain = gains_of(devices, heard, world, radio_of(world))
+    assert np.isfinite(gain).all() and (gain > 0).all()
+    assert np.isfinite(devices.weight).all() and devices.weight.sum() == pytest.approx(1.0)
+    time_s = compute_time_s(np.array([1e3, 1e3]), np.array([1e8]), devices.frequency_hz, devices.flop_per_cycle)
+    assert np.isfinite(time_s).all() and (time_s > 0).all()
+    for field in ("flop_per_s", "compute_power_w", "uplink_bit_per_s"):
+        for value in (5e-324, 1e-310, 0.0, 1e19):
+            with pytest.raises(ValidationError):
+                standing(**{field: value})
+    with pytest.raises(ValidationError):
+        standing(samples=10**30)
+
+
+def test_a_lost_link_and_who_does_not_come_back_are_in_the_record(tmp_path):
+    told_file = tmp_path / "devices.json"
+    told_file.write_text('{"a": {}, "b": {}}')
+    room = Room(n1=standing(), n2=None)
+    one = federation(tmp_path, room, told=told_file)
+    assert one.gather(0, 1) == [0]
+    room.said[1] = standing(links_lost=2)
+    one.gather(1, 1)
+    one.gather(2, 1)
+    events = map(json.loads, (tmp_path / "events.jsonl").read_text().splitlines())
+    noted = [(event["event"], event.get("device"), event.get("reason")) for event in events]
+    assert ("left", "b", "it was there before the server was started again") in noted
+    assert [row for row in noted if row[0] == "died"] == [("died", "a", "its SuperNode, 2 times")]
+    assert [row[1] for row in noted].count("b") == 1

@@ -61,6 +61,8 @@ class _Made:
     """A round begins once so many are there."""
     overhead_s: float = 30.0
     """What Flower may add to a round's deadline [s]."""
+    log: str | None = None
+    """TOOL or TOOL:TARGET, as in `airtune run`: copies every round's values there."""
 
 
 @dataclasses.dataclass
@@ -96,7 +98,7 @@ def _write(name: str, asked: _Made, rest: list[str], threads: int | None, emulat
     config = settings_of(name, [*rest, *given], f"airtune deploy init {name}")
     slots = slots_of(config)
     values = {"address": asked.address, "radio": asked.radio, "min_devices": asked.min_devices}
-    values |= {"overhead_s": asked.overhead_s, "device": slots, "secure": False}
+    values |= {"overhead_s": asked.overhead_s, "log": asked.log, "device": slots, "secure": False}
     values["emulated"] = emulated
     server = checked(values, ServerConfig, "deploy init")
     write_folder(asked.out, config, server, secure=not asked.insecure, shares=asked.shares, threads=threads)

@@ -18,7 +18,7 @@ from airtune.types import AirtuneError
 
 SHOWN = 50
 """Most devices that have a line."""
-COLOURS = {"finished": "green", "running": "cyan", "stopped": "yellow"}
+COLOURS = {"finished": "green", "running": "cyan", "stopped": "yellow", "waiting": "cyan"}
 
 
 @dataclasses.dataclass

@@ -52,6 +52,8 @@ class ServerConfig:
     """A round begins once so many have said that they are there."""
     overhead_s: Positive = 30.0
     """What Flower may add to a round's deadline: it asks for messages every 3 s and starts a process for each."""
+    log: str | None = None
+    """TOOL or TOOL:TARGET, as in `airtune run --log`: where a copy of every round's values goes."""
     report_s: Positive = 60.0
     """How long a round waits for devices that came to tell of themselves."""
     device: tuple[Slot, ...]

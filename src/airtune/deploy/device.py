@@ -28,12 +28,12 @@ def join(path: Path) -> None:
     from airtune.deploy.trainer import Trainer
 
     use_threads(config.threads)
-    trainer = Trainer(config, lambda: throughput_bit_per_s(config.server))
     ends_on_sigterm()
     with tempfile.TemporaryDirectory(prefix="airtune-") as place:  # a socket's path must be short
         door = Path(place) / "door"
         server = listen(door)
         link = Link(config, path.absolute().parent, door)
+        trainer = Trainer(config, lambda: throughput_bit_per_s(config.server), lambda: link.lost)
         link.start()
         try:
             while True:
@@ -57,6 +57,8 @@ class Link(threading.Thread):
         self._door = door
         self._node: subprocess.Popen[bytes] | None = None
         self._over = threading.Event()
+        self.lost = 0
+        """How often a SuperNode has ended that should not have."""
 
     def run(self) -> None:
         """Keep a SuperNode going."""
@@ -68,6 +70,7 @@ class Link(threading.Thread):
             self._node = start(self._command(), env, log)
             code = self._node.wait()
             if not self._over.is_set():
+                self.lost += 1
                 print(f"{self._config.name}: the SuperNode ended with code {code}, see {log}; again", flush=True)
             pause_s = self._config.retry_s if time.monotonic() - began > STEADY_S else min(2.0 * pause_s, PAUSE_MAX_S)
             self._over.wait(pause_s)

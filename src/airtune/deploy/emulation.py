@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from airtune.deploy.links import Links
 from airtune.deploy.messages import Limits
+from airtune.types import AirtuneError
 
 ROWS = "links.jsonl"
 """An upload a line, in the deployment's folder."""
@@ -114,6 +115,7 @@ class EmulatedUplinks:
         self._links = links
         self._rows = rows
         self._names = names
+        self._faults: list[Exception] = []
         for k in range(links.count):  # a round that was killed leaves some down
             links.up(k)
 
@@ -133,29 +135,35 @@ class EmulatedUplinks:
             finally:
                 over.set()
                 watcher.join()
+                faults, self._faults = self._faults, []
                 for k, uplink in uplinks.items():
                     self._links.free(k)
                     if uplink.cut:
                         self._links.up(k)
+        if faults:
+            raise faults[0]
         with self._rows.open("a", encoding="utf-8") as file:
             for k, uplink in uplinks.items():
                 file.write(json.dumps(uplink.row(t, self._names[k])) + "\n")
 
     def _watch(self, uplinks: Mapping[int, Uplink], ears: Mapping[socket.socket, int], over: threading.Event) -> None:
-        """Listen until the round is over."""
-        while not over.is_set():
-            for ear in select.select(list(ears), [], [], WAIT_S)[0]:
-                k = ears[ear]
-                uplinks[k].hear(ear)
-                if uplinks[k].faded and uplinks[k].begun and not uplinks[k].cut:
-                    self._links.down(k)
-                    uplinks[k].cut = True
+        """Listen until the round is over; what goes wrong is kept for the round's own thread."""
+        try:
+            while not over.is_set():
+                for ear in select.select(list(ears), [], [], WAIT_S)[0]:
+                    k = ears[ear]
+                    uplinks[k].hear(ear)
+                    if uplinks[k].faded and uplinks[k].begun and not uplinks[k].cut:
+                        self._links.down(k)
+                        uplinks[k].cut = True
+        except (AirtuneError, OSError) as error:
+            self._faults.append(error)
 
 
 def upload_of(
     seen_s: NDArray[np.float64], size_byte: NDArray[np.int64], payload_bit: float
 ) -> tuple[float | None, int]:
-    """Length of an upload [s] and its bytes, from the frames that a device sent; None and 0 if there was none.
+    """Length of an upload [s] and its bytes, from the frames that a device sent; None if it did not all come.
 
     It lasts from its first large frame to the last of all, and the first one's own time on the link. The first one is
     the earliest with no pause between it and the last bits of the payload: what is left of an upload that was cut in
@@ -176,8 +184,8 @@ def upload_of(
     begins = large[np.concatenate([[0], pause + 1])]
     first = int(begins[max(int(np.searchsorted(begins, whole, side="right")) - 1, 0)])
     byte = int(ahead_byte[first])
-    if first == last:
-        return None, 0
+    if first == last or 8 * byte < payload_bit:
+        return None, byte
     return float(seen_s[last] - seen_s[first]) * byte / (byte - int(size_byte[first])), byte
 
 

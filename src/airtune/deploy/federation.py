@@ -96,6 +96,8 @@ class Federation:
         self._nodes: dict[int, int] = {}
         """Node of each device that is connected."""
         self._strangers: set[int] = set()
+        self._before = _names(told)
+        """Devices that were there before the server was started again, until the first round has begun."""
 
     def gather(self, t: int, least: int) -> list[int]:
         """The devices that have told of themselves for round t, ascending; waits until there are `least`."""
@@ -105,6 +107,9 @@ class Federation:
                 self.journal.note("waiting", t, reason=f"{len(ready)} devices are there, {least} are needed")
             waited = True
             self._sleep(2.0)
+        for name in self._before - {self.slots[k].name for k in ready}:
+            self.journal.note("left", t, name, "it was there before the server was started again")
+        self._before = frozenset()
         if self._told is not None:
             write_json(self._told, {self.slots[k].name: dataclasses.asdict(s) for k, s in self.standings.items()})
         return ready
@@ -182,14 +187,32 @@ class Federation:
         else:
             if k not in self._nodes:
                 self.journal.note("joined", t, names[k])
-            self._nodes[k], self.standings[k] = node, standing
+            self._nodes[k] = node
+            self._keep(k, standing)
 
     def _hear(self, k: int, result: Accepted | Refused) -> None:
         """Keep what an answer says of its device."""
         if isinstance(result, Accepted) and result.answer.standing is not None:
-            self.standings[k] = result.answer.standing
+            self._keep(k, result.answer.standing)
+
+    def _keep(self, k: int, standing: Standing) -> None:
+        """Keep what a device says of itself, and note what of it has died since it last did."""
+        known = self.standings.get(k)
+        before = 0 if known is None or standing.links_lost < known.links_lost else known.links_lost
+        if known is not None and standing.links_lost > before:
+            self.journal.note(
+                "died", standing.t, self.slots[k].name, f"its SuperNode, {standing.links_lost - before} times"
+            )
+        self.standings[k] = standing
 
     def _strange(self, node: int, reason: str) -> None:
         if node not in self._strangers:
             self._strangers.add(node)
             self.journal.note("refused", device=f"node {node}", reason=reason)
+
+
+def _names(told: Path | None) -> frozenset[str]:
+    """Names in a file of what devices said of themselves; none if there is no such file."""
+    return (
+        frozenset(json.loads(told.read_text(encoding="utf-8"))) if told is not None and told.exists() else frozenset()
+    )

@@ -162,7 +162,10 @@ def _program(name: str) -> str:
 
 def _told(name: str, *arguments: str) -> str:
     """What a command of iproute2 prints; raises AirtuneError with what it says if it fails."""
-    done = subprocess.run([_program(name), *arguments], capture_output=True, text=True, timeout=30, check=False)
+    try:
+        done = subprocess.run([_program(name), *arguments], capture_output=True, text=True, timeout=30, check=False)
+    except subprocess.TimeoutExpired:
+        raise AirtuneError(f"{name} {' '.join(arguments)}: no end after 30 s") from None
     if done.returncode:
         raise AirtuneError(f"{name} {' '.join(arguments)}: {done.stderr.strip() or done.returncode}")
     return done.stdout

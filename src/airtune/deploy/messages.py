@@ -20,7 +20,7 @@ PROTOCOL = 1
 """Number of the messages that this airtune speaks; another is refused."""
 STRICT = ConfigDict(extra="forbid", strict=True)
 Finite = Annotated[float, Field(ge=0, le=1e18, allow_inf_nan=False, strict=False)]
-Above = Annotated[float, Field(gt=0, le=1e18, allow_inf_nan=False, strict=False)]
+Above = Annotated[float, Field(ge=1e-3, le=1e18, allow_inf_nan=False, strict=False)]
 """Numbers that formulas can be computed with: no device's say makes one overflow."""
 Text = Annotated[str, Field(max_length=400)]
 
@@ -48,7 +48,7 @@ class Standing:
     """The round that it speaks of."""
     kind: Text
     """Device class, a name from `physics.devices.CLASSES`."""
-    samples: Annotated[int, Field(ge=1)]
+    samples: Annotated[int, Field(ge=1, le=10**9)]
     """Training samples n_k."""
     tokens: Above
     """Tokens N_k that it will process in round t if it is scheduled."""
@@ -62,6 +62,8 @@ class Standing:
     """Power measured during it [W]."""
     uplink_bit_per_s: Above | None = None
     """Throughput to the server [bit/s]."""
+    links_lost: Annotated[int, Field(ge=0)] = 0
+    """How often the process that talks to the server has ended and been started again."""
     battery: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False, strict=False)] | None = None
     """State of charge."""
 

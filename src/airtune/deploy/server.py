@@ -21,6 +21,7 @@ from airtune.deploy.world import PairedWorld, ReportedWorld, devices_of
 from airtune.experiment import run_or_resume
 from airtune.files import write_json
 from airtune.fleets.simulated import SimulatedFleet
+from airtune.logs.log import log_of
 from airtune.settings import dump, read_config
 from airtune.theory.constants import prior_constants
 from airtune.types import Air, AirtuneError, Policy, Problem
@@ -42,7 +43,7 @@ def serve(folder: Path, exchange: Exchange, *, by_key: bool) -> dict[str, Any]:
     journal = Journal(folder / "events.jsonl")
     journal.note("resumed" if (folder / "run" / "run.json").exists() else "started")
     made = partial(deployed, server=server, folder=folder, exchange=exchange, journal=journal, by_key=by_key)
-    summary = run_or_resume(config, make=made)
+    summary = run_or_resume(config, log=None if server.log is None else log_of(server.log), make=made)
     journal.note("finished")
     return summary
 

@@ -48,11 +48,18 @@ class Trainer:
     Args:
         config: device.toml, its paths absolute.
         throughput: measures the uplink [bit/s]; None where nothing does.
+        links_lost: counts the connections that were lost.
     """
 
-    def __init__(self, config: DeviceConfig, throughput: Callable[[], float | None] = lambda: None) -> None:
+    def __init__(
+        self,
+        config: DeviceConfig,
+        throughput: Callable[[], float | None] = lambda: None,
+        links_lost: Callable[[], int] = lambda: 0,
+    ) -> None:
         self._config = config
         self._throughput = throughput
+        self._links_lost = links_lost
         self._bench = lru_cache(maxsize=1)(self._made)
         self._flop_per_s: float | None = None
         self._power_w: float | None = None
@@ -66,7 +73,7 @@ class Trainer:
         try:
             bench = self._bench(json.dumps(task.setup, sort_keys=True))
             return self._trained(bench, task) if task.module else self._told(bench, task)
-        except (AirtuneError, RuntimeError, MemoryError, LookupError, ValueError, TypeError) as error:
+        except Exception as error:
             kind = "" if isinstance(error, AirtuneError) else f"{type(error).__name__}: "
             return _failure(task, f"{kind}{error}")
 
@@ -134,6 +141,7 @@ class Trainer:
             flop_per_s=self._flop_per_s,
             compute_power_w=self._power_w or None,
             uplink_bit_per_s=config.uplink_bit_per_s or self._throughput(),
+            links_lost=self._links_lost(),
             battery=battery_charge(),
         )
         return {

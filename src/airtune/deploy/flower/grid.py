@@ -8,13 +8,17 @@ from queue import Empty, Queue
 from threading import Thread
 from typing import Any
 
+import httpx
 from flwr.app import Array, ArrayRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
+from flwr.supercore.run import RunNotRunningException
 
 from airtune.deploy.federation import Node
 from airtune.deploy.flower.keys import public_line
 
 NAME = "blob"
+LOST = (httpx.HTTPError, RunNotRunningException)
+"""SuperLink is gone, or has ended the run."""
 LANES = 32
 """Most threads that collect answers."""
 POLL_S = 1.0
@@ -41,9 +45,10 @@ class GridExchange:
         """
         about = {"message_type": MessageType.TRAIN, "ttl": timeout_s + LATE_S, "group_id": str(t)}
         messages = [Message(content=enclosed(blob), dst_node_id=node, **about) for node, blob in blobs.items()]
-        until, box = time.monotonic() + timeout_s, Queue[tuple[int, bytes | str] | Exception]()
-        nodes = dict(zip(self._grid.push_messages(messages), blobs, strict=False))
-        nodes.pop(None, None)  # what SuperLink did not take
+        until, box = time.monotonic() + timeout_s, Queue[tuple[int, bytes | str] | BaseException]()
+        taken = set(self._grid.push_messages(messages))
+        nodes = {message.metadata.message_id: message.metadata.dst_node_id for message in messages}
+        nodes = {message: node for message, node in nodes.items() if message in taken}
         lanes = [dict(list(nodes.items())[lane::LANES]) for lane in range(min(LANES, len(nodes)))]
         for lane in lanes:
             Thread(target=self._collect, args=(lane, until, box), daemon=True).start()
@@ -51,25 +56,38 @@ class GridExchange:
         with suppress(Empty):
             while len(answers) < len(nodes):
                 match box.get(timeout=max(until - time.monotonic(), 0.0)):
-                    case Exception() as error:
+                    case BaseException() as error:
                         raise error
                     case node, answer:
                         answers[node] = answer
         return answers
 
     def _collect(
-        self, nodes: Mapping[str, int], until: float, box: "Queue[tuple[int, bytes | str] | Exception]"
+        self, nodes: Mapping[str, int], until: float, box: "Queue[tuple[int, bytes | str] | BaseException]"
     ) -> None:
         """Put the answers to messages into a box as they come; `nodes` by message."""
         left = dict(nodes)
         try:
             while left and time.monotonic() < until:
-                for reply in self._grid.pull_messages(list(left)):
-                    node = left.pop(reply.metadata.reply_to_message_id)
-                    box.put((node, reply.error.reason if reply.has_error() else disclosed(reply.content)))
+                for message, node in list(left.items()):
+                    answer = self._answer(message)
+                    if answer is not None:
+                        box.put((node, answer))
+                        del left[message]
                 time.sleep(POLL_S if left else 0.0)
-        except Exception as error:  # SuperLink is gone, say: the round's thread is told
+        except LOST as error:  # the round's thread is told, and ends
             box.put(error)
+
+    def _answer(self, message: str) -> bytes | str | None:
+        """The answer to a message, or why it cannot be read; None while there is none."""
+        try:
+            for reply in self._grid.pull_messages([message]):
+                return reply.error.reason if reply.has_error() else disclosed(reply.content)
+        except LOST:
+            raise
+        except Exception as error:
+            return f"its answer cannot be read: {type(error).__name__}"
+        return None
 
 
 def enclosed(blob: bytes) -> RecordDict:

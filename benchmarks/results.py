@@ -98,6 +98,14 @@ def _rounds(path: str) -> Iterator[dict[str, Any]]:
         t, spent = int(ended), float(energy)
 
 
+def whole_seeds(rows: Sequence[Row]) -> list[Row]:
+    """Rows of the seeds that every policy has run."""
+    ran = {
+        policy: {row["seed"] for row in rows if row["policy"] == policy} for policy in {row["policy"] for row in rows}
+    }
+    return [row for row in rows if all(row["seed"] in seeds for seeds in ran.values())]
+
+
 def lead(runs: Sequence[Run], policy: str, over: str) -> PolicyReport | None:
     """`policy` against another on the seeds that both have; None without any."""
     seeds = [{run.summary["seed"] for run in runs if run.summary["policy"] == each} for each in (policy, over)]
@@ -250,7 +258,7 @@ def page(folder: Path) -> str:
     compared, changed, tried = (read(folder / f"{name}.csv") for name in ("compare", "sensitivity", "tune"))
     parts = [HEAD]
     for task, name in (("sst2", "SST-2"), ("qnli", "QNLI")):
-        rows = [row for row in compared if row["task"] == task]
+        rows = whole_seeds([row for row in compared if row["task"] == task])
         runs = runs_of(rows)
         if not {"joint", "traditional"} <= {row["policy"] for row in rows}:
             parts.append(f"## {name}\n\nNot run yet.\n")
@@ -287,7 +295,7 @@ def main() -> int:
         return 0 if PAGE.read_text(encoding="utf-8") == text else 1
     write_atomic(PAGE, text.encode())
     for task in ("sst2", "qnli"):
-        runs = runs_of([row for row in read(given.rows / "compare.csv") if row["task"] == task])
+        runs = runs_of(whole_seeds([row for row in read(given.rows / "compare.csv") if row["task"] == task]))
         groups = {name: [run for run in runs if run.summary["policy"] == name] for name in DRAWN}
         if groups["joint"]:
             draw({name: each for name, each in groups.items() if each}, PAGE.parent / "pictures" / f"results-{task}")

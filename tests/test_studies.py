@@ -112,6 +112,12 @@ def test_leads_are_paired_and_told_apart_by_their_interval():
     )
 
 
+def test_a_seed_that_not_every_policy_has_run_is_left_out():
+    rows = [row_of("joint", seed, [0.8], [40.0]) for seed in (0, 1)] + [row_of("digest", 1, [0.7], [40.0])]
+    assert [(row["policy"], row["seed"]) for row in results.whole_seeds(rows)] == [("joint", "1"), ("digest", "1")]
+    assert results.whole_seeds([]) == []
+
+
 def test_the_page_is_what_its_rows_say():
     if not (results.RESULTS / "compare.csv").exists():
         pytest.skip("no comparison is kept yet")

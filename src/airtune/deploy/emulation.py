@@ -115,7 +115,6 @@ class EmulatedUplinks:
         self._links = links
         self._rows = rows
         self._names = names
-        self._faults: list[Exception] = []
         for k in range(links.count):  # a round that was killed leaves some down
             links.up(k)
 
@@ -123,19 +122,18 @@ class EmulatedUplinks:
     def round(self, t: int, limits: Mapping[int, Limits], faded: Collection[int]) -> Generator[None]:
         """Within it uplinks have the rates of their limits; those that fade go down when the upload begins."""
         uplinks = {k: Uplink(own, k in faded) for k, own in limits.items() if own.rate_bit_per_s > 0}
-        over = threading.Event()
+        over, faults = threading.Event(), list[Exception]()
         with ExitStack() as stack:
             ears = {stack.enter_context(self._links.ear(k)): k for k in uplinks}
             for k, uplink in uplinks.items():
                 self._links.shape(k, uplink.limits.rate_bit_per_s)
-            watcher = threading.Thread(target=self._watch, args=(uplinks, ears, over), daemon=True)
+            watcher = threading.Thread(target=self._watch, args=(uplinks, ears, over, faults), daemon=True)
             watcher.start()
             try:
                 yield
             finally:
                 over.set()
                 watcher.join()
-                faults, self._faults = self._faults, []
                 for k, uplink in uplinks.items():
                     self._links.free(k)
                     if uplink.cut:
@@ -146,8 +144,14 @@ class EmulatedUplinks:
             for k, uplink in uplinks.items():
                 file.write(json.dumps(uplink.row(t, self._names[k])) + "\n")
 
-    def _watch(self, uplinks: Mapping[int, Uplink], ears: Mapping[socket.socket, int], over: threading.Event) -> None:
-        """Listen until the round is over; what goes wrong is kept for the round's own thread."""
+    def _watch(
+        self,
+        uplinks: Mapping[int, Uplink],
+        ears: Mapping[socket.socket, int],
+        over: threading.Event,
+        faults: list[Exception],
+    ) -> None:
+        """Listen until the round is over; what goes wrong is put into `faults` for the round's own thread."""
         try:
             while not over.is_set():
                 for ear in select.select(list(ears), [], [], WAIT_S)[0]:
@@ -157,7 +161,7 @@ class EmulatedUplinks:
                         self._links.down(k)
                         uplinks[k].cut = True
         except (AirtuneError, OSError) as error:
-            self._faults.append(error)
+            faults.append(error)
 
 
 def upload_of(

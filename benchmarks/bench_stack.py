@@ -1,38 +1,55 @@
-"""Tokens trained per second: many devices in one pass against device by device, on whatever device there is.
+"""Tokens trained per second: many devices in one pass, device by device, and a plain padded PEFT loop, on whatever
+device there is.
 
 Every device trains rank 16 on query and value of all layers and the head, with AdamW and clipping, from one global
-adapter. Repetitions alternate between the sides.
+adapter. Repetitions alternate between the sides. Memory is what a CUDA device held at most beyond the models.
 """
 
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from statistics import median
 
 import torch
+from torch import Tensor
 
 from airtune.config import ModulesConfig
-from airtune.learning.engine import Trained, rates_at
+from airtune.learning.data import TokenSet
+from airtune.learning.engine import rates_at
 from airtune.learning.pupil import Pupil
 from airtune.learning.stacked import train_stack
+from benchmarks.bench_tokens import LAYERS, RANK, PaddedPeft
 from benchmarks.workbench import LEARNING, batches, options, workbench
 
-MODULES = ModulesConfig(ranks=(16,), depths=(6,))
+MODULES = ModulesConfig(ranks=(RANK,), depths=(LAYERS,))
 RATES = rates_at(LEARNING, 0, 1)
 TOLERANCE = {"fp32": 1e-3, "bf16": 0.2}
 """Largest difference of two updates that count as the same, as a share of their norm."""
+Changes = Sequence[Mapping[str, Tensor]]
+"""The devices' changes of the adapter, on the CPU."""
 
 
-def difference(first: list[Trained], other: list[Trained]) -> float:
+def difference(first: Changes, other: Changes) -> float:
     """Largest difference of a device's two updates, as a share of its norm."""
     shares: list[float] = []
     for ours, theirs in zip(first, other, strict=True):
-        a, b = (torch.cat([one.delta[name].flatten() for name in ours.delta]) for one in (ours, theirs))
+        a, b = (torch.cat([one[name].flatten() for name in ours]) for one in (ours, theirs))
         shares.append(float((a - b).norm() / b.norm()))
     return max(shares)
 
 
+def plain(loop: PaddedPeft, jobs: Sequence[Pupil], tokens: TokenSet) -> Changes:
+    """Every device by the plain loop, from the initial adapter."""
+    changes = []
+    for job in jobs:
+        loop.reset()
+        loop.train(tokens, job.batches)
+        changes.append({name: loop.trained[name].detach().cpu() - job.start[name] for name in job.start})
+    return changes
+
+
 def main() -> None:
-    """Check that both do the same, then time them."""
+    """Check that all do the same, then time them."""
     parser = options(str(__doc__).splitlines()[0])
     parser.add_argument("--devices", type=int, default=20)
     parser.add_argument("--steps", type=int, default=LEARNING.local_steps, help="optimiser steps of a device")
@@ -44,34 +61,53 @@ def main() -> None:
     engine, tokens = bench.engine, bench.tokens
     engine.config = replace(engine.config, precision=given.precision)
     start = bench.family.slice(bench.family.initial(0), 1)
+    loop = PaddedPeft(bench.plain.to(engine.device), start, LAYERS)
     jobs = [Pupil(start, batches(tokens, given.steps, device), RATES) for device in range(given.devices)]
     real = int(sum(tokens.lengths[index].sum() for job in jobs for index in job.batches))
-    name = torch.cuda.get_device_name() if engine.device.type == "cuda" else "CPU"
-    print(f"{bench.facts}; {name}, {given.precision}, {given.devices} devices of {given.steps} steps, {real} tokens")
+    print(f"{bench.facts}; {engine.device_name}, {given.precision}, {given.devices} devices of {given.steps} steps, "
+          f"{real} tokens")  # fmt: skip
 
-    def run(stack: int | None) -> list[Trained]:
-        if stack is None:
-            return [job.train(engine, tokens) for job in jobs]
+    def stacked(stack: int) -> Changes:
         cuts = [jobs[first : first + stack] for first in range(0, len(jobs), stack)]
-        return [trained for cut in cuts for trained in train_stack(engine, tokens, cut)]
+        return [trained.delta for cut in cuts for trained in train_stack(engine, tokens, cut)]
 
-    alone = run(None)  # also warms up
-    sides: list[int | None] = [None, *given.stacks]
-    apart: dict[int | None, float] = {side: difference(run(side), alone) for side in sides}
+    sides: dict[str, Callable[[], Changes]] = {
+        "device by device": lambda: [j.train(engine, tokens).delta for j in jobs]
+    }
+    sides |= {f"stack of {stack}": lambda stack=stack: stacked(stack) for stack in given.stacks}
+    if given.precision == "fp32":
+        sides["plain PEFT loop"] = lambda: plain(loop, jobs, tokens)
+    alone = sides["device by device"]()
+    apart: dict[str, float] = {}
+    peak: dict[str, float] = {}
+    for side, run in sides.items():  # also warms up
+        before = _held(reset=True)
+        apart[side] = difference(run(), alone)
+        peak[side] = _held() - before
     if max(apart.values()) > TOLERANCE[given.precision]:
         raise SystemExit(f"the updates differ by {max(apart.values()):.1e} of their norm; speeds cannot be compared")
-    rates: dict[int | None, list[float]] = {side: [] for side in sides}
+    rates: dict[str, list[float]] = {side: [] for side in sides}
     for repetition in range(given.repetitions):
-        for side in sides if repetition % 2 else sides[::-1]:
+        for side in list(sides)[:: 1 if repetition % 2 else -1]:
             begin = time.perf_counter()
-            run(side)  # updates return to the CPU, so the device is done
+            sides[side]()  # updates return to the CPU, so the device is done
             rates[side].append(real / (time.perf_counter() - begin))
-    print(f"{'':20}{'tokens/s':>10}{'least':>8}{'most':>8}{'ratio':>8}{'updates differ by':>20}")
-    for side in sides:
-        label = "device by device" if side is None else f"stack of {side}"
-        ratio = median(a / b for a, b in zip(rates[side], rates[None], strict=True))
-        least, most = min(rates[side]), max(rates[side])
-        print(f"{label:20}{median(rates[side]):10.0f}{least:8.0f}{most:8.0f}{ratio:8.2f}{apart[side]:20.1e}")
+    print(f"{'':20}{'tokens/s':>10}{'least':>8}{'most':>8}{'ratio':>8}{'updates differ by':>20}{'MB':>8}")
+    for side, own in rates.items():
+        ratio = median(a / b for a, b in zip(own, rates["device by device"], strict=True))
+        memory = f"{peak[side] / 1e6:8.0f}" if engine.device.type == "cuda" else f"{'–':>8}"
+        print(f"{side:20}{median(own):10.0f}{min(own):8.0f}{max(own):8.0f}{ratio:8.2f}{apart[side]:20.1e}{memory}")
+
+
+def _held(reset: bool = False) -> int:
+    """Most bytes that tensors held on the CUDA device since the last reset; 0 without one."""
+    if not torch.cuda.is_available():
+        return 0
+    most = torch.cuda.max_memory_allocated()
+    if reset:
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated()
+    return most
 
 
 if __name__ == "__main__":

@@ -79,7 +79,8 @@ class PaddedPeft:
         losses: list[float] = []
         for index in steps:
             loss = functional.cross_entropy(
-                self.model(**self.padded(tokens, index)).logits, torch.from_numpy(tokens.label[index])
+                self.model(**self.padded(tokens, index)).logits,
+                torch.from_numpy(tokens.label[index]).to(self.model.device),
             )
             optimizer.zero_grad()
             loss.backward()
@@ -99,11 +100,8 @@ class PaddedPeft:
             ids[row, :length], mask[row, :length] = tokens.ids[span], 1
             if tokens.type_ids is not None:
                 types[row, :length] = tokens.type_ids[span]
-        return {
-            "input_ids": torch.from_numpy(ids),
-            "attention_mask": torch.from_numpy(mask),
-            "token_type_ids": torch.from_numpy(types),
-        }
+        named = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+        return {name: torch.from_numpy(array).to(self.model.device) for name, array in named.items()}
 
 
 class Sides:

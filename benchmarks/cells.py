@@ -26,8 +26,8 @@ Told = Callable[[Mapping[str, Any], Sequence[Mapping[str, Any]]], dict[str, Any]
 """What a row holds besides its key, from a run's `rows.Summary` and its `rows.RoundRow`s."""
 
 
-ELSEWHERE = ("name", "seed", "threads", "workers", "data_dir", "out")
-"""Settings that are in a row's key, or change no row."""
+ELSEWHERE = ("name", "seed", "threads", "workers", "data_dir", "out", "learning.stack")
+"""Settings that are in a row's key, or change no row but by rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +56,15 @@ class Place:
     """Folder of unfinished run folders."""
     shard: tuple[int, int]
     """I of N."""
+    stack: int = 1
+    """Devices of one module trained in one pass."""
 
 
 def options(parser: argparse.ArgumentParser, scratch: str) -> argparse.ArgumentParser:
     """Give a parser the options of every such study."""
     parser.add_argument("--data-dir", type=Path, help="folder of GLUE task folders; without it, only the tables")
     parser.add_argument("--threads", type=int, default=None, help="torch threads of a run; default: all cores")
+    parser.add_argument("--stack", type=int, default=1, help="devices of one module trained in one pass, for a GPU")
     parser.add_argument("--shard", default="0/1", help="I/N: every Nth run from the Ith, rows in a file of its own")
     parser.add_argument("--scratch", type=Path, default=Path(scratch), help="folder of unfinished runs")
     return parser
@@ -70,7 +73,7 @@ def options(parser: argparse.ArgumentParser, scratch: str) -> argparse.ArgumentP
 def place_of(given: argparse.Namespace) -> Place:
     """The options as a place."""
     part, parts = map(int, given.shard.split("/"))
-    return Place(given.data_dir, given.threads, given.scratch, (part, parts))
+    return Place(given.data_dir, given.threads, given.scratch, (part, parts), given.stack)
 
 
 def read(path: Path) -> list[Row]:
@@ -101,7 +104,10 @@ def _done(cell: Cell, rows: Sequence[Row]) -> bool:
 def _run(cell: Cell, place: Place, told: Told) -> dict[str, Any]:
     name = "-".join(re.sub(r"[^\w.=]+", "_", str(value)) for value in cell.key.values())
     out = place.scratch / name
-    config = dataclasses.replace(cell.config, data_dir=place.data_dir, threads=place.threads, out=out)
+    learning = dataclasses.replace(cell.config.learning, stack=place.stack)
+    config = dataclasses.replace(
+        cell.config, data_dir=place.data_dir, threads=place.threads, out=out, learning=learning
+    )
     summary = experiment.run_or_resume(config)
     rounds = [json.loads(line) for line in (out / "rounds.jsonl").read_text().splitlines()]
     shutil.rmtree(out)

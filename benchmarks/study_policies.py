@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from airtune.learning.engine import device_of
 from airtune.settings import override, read_config
 from benchmarks.cells import Cell, Row, carry_out, options, place_of, read
 
@@ -134,6 +135,7 @@ def told(summary: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]) -> dic
         "modules": " ".join(map(str, summary["module_histogram"])),
         "path": " ".join(path),
         "wall_s": round(summary["wall_s"], 1),
+        "device": device_of("auto").type,
     }
 
 

@@ -97,6 +97,7 @@ def test_a_run_writes_what_it_promises(finished, name):
     assert summary["model"] == config.model.name and summary["accuracy_samples"] == 80
     environment = json.loads((path / "environment.json").read_text())
     assert environment["versions"]["torch"] == torch.__version__ and environment["threads"] == 1
+    assert environment["device"] == "cpu" or torch.cuda.is_available()
     assert set(environment["data"]["sha256"]) == {"train.tsv", "dev.tsv"}
     assert "model.safetensors" in environment["model"]["sha256"]
     assert "tokenizer.json" in environment["model"]["sha256"]

@@ -34,6 +34,7 @@ def environment(experiment: Experiment, policy: Policy | None = None) -> dict[st
             "platform": platform.platform(),
             "commit": _commit(),
             "threads": torch.get_num_threads(),
+            "device": learner.engine.device_name,
             "model": _used(str(learner.source.path), learner.source.description, dict(learner.source.files)),
             "data": _used(learner.data.source, learner.data.description, dict(learner.data.sha256)),
             "policy": _policy_used(config, policy) | {"label": label_of(config.policy)},

@@ -146,6 +146,11 @@ class Engine:
         """How sequences are laid out: packed or bucketed."""
         return self.batcher.layout
 
+    @property
+    def device_name(self) -> str:
+        """What the model runs on: cpu, or the name of the CUDA device."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
+
     def placed(self, tensors: Mapping[str, Tensor]) -> Adapters:
         """The tensors on the model's device."""
         return {name: tensor.to(self.device) for name, tensor in tensors.items()}

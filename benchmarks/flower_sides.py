@@ -81,7 +81,7 @@ def airtune_rounds(place: Path, devices: int, steps: int, rounds: int, processes
             jobs = (Job(k, MODULE, Pupil(adapters, batches, RATES)) for k, batches in given)
             results = ((job.device, trained) for job, trained in workers.train(jobs))
         updates = (Update(k, MODULE, 1.0 / devices, trained.delta, trained.loss) for k, trained in results)
-        adapters, server = server_step(adapters, server, renormalised_mean(adapters, updates), AVERAGING, 1.0)
+        adapters, server = server_step(adapters, server, renormalised_mean(adapters, updates)[0], AVERAGING, 1.0)
         marks.append(mark())
     if workers is not None:
         workers.close()

@@ -153,7 +153,7 @@ def _learn(system: System, state: State, decision: Decision, outcome: Outcome) -
             f"learning.server_rate (now {config.server_rate:g})"
         )
     schedule = rates_at(config, state.t, system.cell.rounds).server
-    adapters, server = server_step(state.adapters, server, combined.change, config, schedule)
+    adapters, server = server_step(state.adapters, server, combined.change, config, schedule, combined.share)
     server = replace(server, kept={**server.kept, **anew, **combined.kept})
     if config.basis == "energy":
         adapters, server = energy_ordered(adapters, server)

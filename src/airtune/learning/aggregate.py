@@ -8,6 +8,9 @@ from torch import Tensor
 from airtune.learning.lora import Adapters, add_scaled
 from airtune.types import Update
 
+TINY = 1e-30
+"""Instead of a weight of nothing."""
+
 
 def weighted_sum(adapters: Mapping[str, Tensor], updates: Iterable[Update]) -> Adapters:
     """Reference aggregation Σ_k ω_k s_k Π_{m_k} g_k as a change of θ, (8).
@@ -22,14 +25,20 @@ def weighted_sum(adapters: Mapping[str, Tensor], updates: Iterable[Update]) -> A
     return change
 
 
-def renormalised_mean(adapters: Mapping[str, Tensor], updates: Iterable[Update]) -> Adapters:
+def renormalised_mean(adapters: Mapping[str, Tensor], updates: Iterable[Update]) -> tuple[Adapters, Adapters]:
     """Component-wise mean over the devices that delivered the component, weighted by ω_k.
 
     A component that nobody delivered has change 0; a server with momentum may still move it. Updates are added as they
     come; none is held.
+
+    Returns:
+        The mean, and the share of the delivered weight that covers each component, broadcastable to it: exactly 1 where
+        every delivered update has the component.
     """
     total, mass, _ = _summed(adapters, updates)
-    return {name: torch.where(mass[name] > 0, total[name] / mass[name].clamp_min(1e-30), 0.0) for name in total}
+    mean = {name: torch.where(mass[name] > 0, total[name] / mass[name].clamp_min(TINY), 0.0) for name in total}
+    most = max((float(covered.max()) for covered in mass.values()), default=0.0)  # every update has the head
+    return mean, {name: covered / max(most, TINY) for name, covered in mass.items()}
 
 
 def padded_mean(adapters: Mapping[str, Tensor], updates: Iterable[Update], whole: bool) -> Adapters:
@@ -42,7 +51,7 @@ def padded_mean(adapters: Mapping[str, Tensor], updates: Iterable[Update], whole
             shrinks).
     """
     total, mass, weight = _summed(adapters, updates)
-    mean = {name: tensor / max(weight, 1e-30) for name, tensor in total.items()}
+    mean = {name: tensor / max(weight, TINY) for name, tensor in total.items()}
     if whole or not weight:
         return mean
     return {name: mean[name] - adapters[name] * (1.0 - mass[name] / weight) for name in mean}

@@ -29,6 +29,8 @@ class Combined:
     """Δ of the tensors of θ that move; the server's optimiser takes it from here."""
     kept: Adapters = field(default_factory=dict[str, Tensor])
     """What the method remembers anew, by names of its own."""
+    share: Adapters = field(default_factory=dict[str, Tensor])
+    """Of components that only some devices train, their share of the delivered weight, broadcastable; 1 if not here."""
 
 
 @runtime_checkable

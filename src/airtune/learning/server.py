@@ -53,12 +53,15 @@ def server_step(
     change: Mapping[str, Tensor],
     config: LearningConfig,
     schedule: float,
+    share: Mapping[str, Tensor] | None = None,
 ) -> tuple[Adapters, ServerState]:
     """Move θ along the aggregated change Δ; the running average follows.
 
     - mean: m ← β₁ m + (1−β₁) Δ, θ ← θ + rate · m, undecayed; rate 1 and β₁ = 0 is plain averaging (FedAvg).
-    - adam: m, v ← running means of Δ and Δ², θ ← θ + rate · schedule · m̂ / (√v̂ + ε) (FedAdam, Reddi et al. 2021, with
-      Adam's bias correction). The size of the local steps cancels, so few deliveries do not mean small steps.
+    - adam: m, v ← running means of cΔ and Δ², θ ← θ + rate · schedule · m̂ / (√v̂ + ε) (FedAdam, Reddi et al. 2021, with
+      Adam's bias correction). The size of the local steps cancels, so few deliveries do not mean small steps. The
+      share c of a component that few of those who deliver train does not cancel: else a group of few devices would move
+      what it alone trains as fast as all others move the rest against it (docs/theory.md §2).
     - block: adam with one v for each tensor, the running mean of its mean square (as in Adam-mini, Zhang et al. 2024).
       Entries without a signal then stay where they are instead of walking at random; with few devices a round that
       is most of them.
@@ -74,6 +77,7 @@ def server_step(
         change: Δ, from a method.
         config: `server_optimizer` and its dials.
         schedule: factor of this round's rates, 1 at the start.
+        share: c of each component, broadcastable to Δ; 1 for tensors that it lacks. Of no effect under mean.
 
     Returns:
         θ_{t+1} and the server's state.
@@ -84,7 +88,8 @@ def server_step(
         if is_merged(name):
             moved[name] = adapters[name] + delta
             continue
-        momentum[name] = config.server_momentum * server.momentum[name] + (1.0 - config.server_momentum) * delta
+        scaled = delta if config.server_optimizer == "mean" or not share else delta * share.get(name, 1.0)
+        momentum[name] = config.server_momentum * server.momentum[name] + (1.0 - config.server_momentum) * scaled
         square[name] = _square(server.square[name], delta, config)
         moved[name] = adapters[name] + _move(momentum[name], square[name], steps[name], config, schedule)
     decay = config.average

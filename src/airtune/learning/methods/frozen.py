@@ -47,7 +47,8 @@ class FactorMethod:
         """Mean of the trained factor and of the head."""
         held = "lora_A" if self._factor(t) == "lora_B" else "lora_B"
         moving = {name: tensor for name, tensor in adapters.items() if not name.endswith(held)}
-        return Combined(renormalised_mean(moving, updates))
+        change, share = renormalised_mean(moving, updates)
+        return Combined(change, share=share)
 
     def models(self, adapters: Adapters, server: ServerState) -> tuple[Adapters, ...]:
         """The global adapter."""

@@ -39,8 +39,10 @@ class PlainMethod:
 
     def combine(self, t: int, adapters: Adapters, server: ServerState, updates: Iterable[Update]) -> Combined:
         """Σ ω_k s_k g_k, (8), or the mean of each entry over those who delivered."""
-        mean = weighted_sum if self.mean == "sum" else renormalised_mean
-        return Combined(mean(adapters, updates))
+        if self.mean == "sum":
+            return Combined(weighted_sum(adapters, updates))
+        change, share = renormalised_mean(adapters, updates)
+        return Combined(change, share=share)
 
     def models(self, adapters: Adapters, server: ServerState) -> tuple[Adapters, ...]:
         """The global adapter."""
@@ -51,7 +53,8 @@ class PlainMethod:
 class MeanMethod:
     """Means over nested slices.
 
-    - `nested` (the default, ours): every component is the mean over the devices that delivered it, weighted by ω_k.
+    - `nested` (the default, ours): every component is the mean over the devices that delivered it, weighted by ω_k; an
+      adaptive server moves it by its share of the delivered weight (`server_step`).
     - `sum`: (8); what is lost, or beyond a device's module, counts as no change. The bound is proved for this one.
     - `fedit`: FedAvg of LoRA factors (FedIT, Zhang et al., ICASSP 2024): mean of the devices' whole models, zero-padded
       beyond their modules under context "slice". The mean of A times the mean of B is not the mean of BA.
@@ -83,7 +86,8 @@ class MeanMethod:
         """The mean."""
         match self.mean:
             case "nested":
-                return Combined(renormalised_mean(adapters, updates))
+                change, share = renormalised_mean(adapters, updates)
+                return Combined(change, share=share)
             case "sum":
                 return Combined(weighted_sum(adapters, updates))
             case "fedit":

@@ -53,12 +53,12 @@ class FedSa:
                 yield replace(update, delta={name: tensor for name, tensor in update.delta.items() if name not in own})
 
         shared = {name: tensor for name, tensor in adapters.items() if not name.endswith(".lora_B")}
-        change = renormalised_mean(shared, seen())
+        change, share = renormalised_mean(shared, seen())
         everyone = self.models(adapters, replace(server, kept={**server.kept, **kept}))
         for name in adapters.keys() - shared.keys():
             mean = sum((model[name] for model in everyone[1:]), everyone[0][name]) / len(everyone)
             change[name] = mean - adapters[name]
-        return Combined(change, kept)
+        return Combined(change, kept, share)
 
     def models(self, adapters: Adapters, server: ServerState) -> tuple[Adapters, ...]:
         """The model of every device that ever delivered; the global adapter before any did."""

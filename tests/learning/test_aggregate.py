@@ -38,6 +38,10 @@ def uploads_of(updates):
     return [(one.weight, {name: tensor.numpy() for name, tensor in one.delta.items()}) for one in updates]
 
 
+def mean_of(adapters, updates):
+    return renormalised_mean(adapters, updates)[0]
+
+
 def assert_same(got, want, atol=2e-6):
     assert got.keys() == want.keys()
     for name in want:
@@ -57,11 +61,16 @@ def test_reference_aggregation(reference, drawn):
 @settings(max_examples=25, deadline=None)
 def test_renormalised_mean(reference, drawn):
     updates = updates_of(drawn)
-    got = renormalised_mean(GLOBAL, updates)
+    got, share = renormalised_mean(GLOBAL, updates)
     assert_same(got, reference.renormalised_mean(GLOBAL, uploads_of(updates)))
+    dense = {name: tensor.expand_as(GLOBAL[name]) for name, tensor in share.items()}
+    assert_same(dense, reference.delivered_share(GLOBAL, uploads_of(updates)))
+    if len({one.module for one in updates}) == 1:
+        part = FAMILY.slice(dense, updates[0].module)
+        assert all((tensor == 1.0).all() for tensor in part.values())  # exactly: nothing changes for one module
 
 
-@pytest.mark.parametrize("aggregate", [weighted_sum, renormalised_mean])
+@pytest.mark.parametrize("aggregate", [weighted_sum, mean_of])
 @given(drawn=deliveries, order=st.randoms(use_true_random=False))
 @settings(max_examples=15, deadline=None)
 def test_order_does_not_matter(aggregate, drawn, order):
@@ -77,15 +86,16 @@ def test_by_hand():
         Update(0, 1, 0.1, {n: torch.ones_like(x) for n, x in FAMILY.slice(GLOBAL, 1).items()}, 0.0),
         Update(1, 2, 0.3, {n: torch.full_like(x, 2.0) for n, x in FAMILY.slice(GLOBAL, 2).items()}, 0.0),
     ]
-    total, mean = weighted_sum(GLOBAL, updates), renormalised_mean(GLOBAL, updates)
+    total, (mean, share) = weighted_sum(GLOBAL, updates), renormalised_mean(GLOBAL, updates)
     torch.testing.assert_close(total["net.layer.2.query.lora_B"], torch.tensor([[0.7, 0.6, 0.0, 0.0]] * 2))
     torch.testing.assert_close(mean["net.layer.2.query.lora_B"], torch.tensor([[1.75, 2.0, 0.0, 0.0]] * 2))
     torch.testing.assert_close(mean["net.layer.1.query.lora_A"][:, 0], torch.tensor([2.0, 2.0, 0.0, 0.0]))
+    torch.testing.assert_close(share["net.layer.2.query.lora_B"], torch.tensor([[1.0, 0.75, 0.0, 0.0]]))
     torch.testing.assert_close(mean["score.bias"], torch.tensor([1.75, 1.75]))
     assert (mean["net.layer.0.query.lora_A"] == 0).all() and (total["net.layer.0.query.lora_A"] == 0).all()
 
 
-@pytest.mark.parametrize("aggregate", [weighted_sum, renormalised_mean])
+@pytest.mark.parametrize("aggregate", [weighted_sum, mean_of])
 def test_nothing_delivered_changes_nothing_and_no_input_is_changed(aggregate):
     assert all((tensor == 0).all() for tensor in aggregate(GLOBAL, []).values())
     updates = updates_of([(3, 0.5, 1), (1, 0.5, 2)])
@@ -96,7 +106,7 @@ def test_nothing_delivered_changes_nothing_and_no_input_is_changed(aggregate):
         assert all(torch.equal(one.delta[name], old[name]) for name in old)
 
 
-@pytest.mark.parametrize("aggregate", [weighted_sum, renormalised_mean])
+@pytest.mark.parametrize("aggregate", [weighted_sum, mean_of])
 def test_updates_stream_through(aggregate):
     """A generator is walked once, and each update is let go before the next one is made."""
     import weakref

@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from airtune.config import LearningConfig
+from airtune.learning.aggregate import renormalised_mean
 from airtune.learning.server import first_server, server_step
+from airtune.types import Update
 
 SHAPES = {"net.layer.0.query.lora_A": (4, 3), "net.layer.0.query.lora_B": (2, 4), "score.bias": (2,)}
 
@@ -96,6 +98,45 @@ def test_block_takes_one_step_size_for_each_tensor():
     for name in SHAPES:
         rms = change[name].pow(2).mean().sqrt()
         torch.testing.assert_close(theta[name] - start[name], 5 * 0.01 * change[name] / rms, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["adam", "block", "yogi", "mean"])
+def test_an_adaptive_server_moves_a_component_by_its_share(name):
+    """m̂ of a constant change is c times it, v̂ is its square whatever the share; the plain mean knows no share."""
+    config = LearningConfig(server_optimizer=name, server_rate=0.02, server_momentum=0.0, average=0.0)
+    share = {"net.layer.0.query.lora_A": torch.tensor([[1.0], [0.5], [0.25], [0.0]])}
+    moves = []
+    for given in (None, {}, share):
+        theta, server = filled(0.25), first_server(filled(0.25))
+        for _ in range(4):
+            theta, server = server_step(theta, server, filled(0.1), config, 1.0, given)
+        moves.append({name: theta[name] - 0.25 for name in SHAPES})
+    assert all(torch.equal(moves[0][name], moves[1][name]) for name in SHAPES)
+    for tensor in SHAPES:
+        factor = share.get(tensor, torch.ones(())) if name != "mean" else 1.0
+        torch.testing.assert_close(moves[2][tensor], moves[0][tensor] * factor)
+        assert (moves[0][tensor] > 0).all()
+
+
+@pytest.mark.parametrize(("scaled", "least", "most"), [(True, 0.05, 0.15), (False, 0.5, 0.7)])
+def test_one_device_s_components_do_not_outweigh_the_fleet(scaled, least, most):
+    """The model is s = a + b; ten devices train a, one of them b too; its optimum is 1, the others' 0.
+
+    The fleet's optimum is 0.1. With steps of one size any s between 0.1 and 1 is at rest (docs/theory.md §2, coverage).
+    """
+    config = LearningConfig(server_optimizer="adam", server_rate=0.01, average=0.0)
+    theta = {"net.layer.0.query.lora_A": torch.tensor([[0.6], [0.0]])}
+    server = first_server(theta)
+    for _ in range(300):
+        (factor,) = theta.values()
+        s = float(factor.sum())
+        updates = []
+        for k, (module, optimum) in enumerate([(2, 1.0), *[(1, 0.0)] * 9]):
+            delta = {"net.layer.0.query.lora_A": 0.1 * torch.full((module, 1), optimum - s)}
+            updates.append(Update(k, module, 0.1, delta, 0.0))
+        change, share = renormalised_mean(theta, updates)
+        theta, server = server_step(theta, server, change, config, 1.0, share if scaled else None)
+    assert least < float(next(iter(theta.values())).sum()) < most
 
 
 def test_yogi_by_hand():

@@ -36,3 +36,15 @@ def renormalised_mean(adapters, uploads):
             if held:
                 mean[place] = sum(w * x for w, x in held) / sum(w for w, _ in held)
     return change
+
+
+def delivered_share(adapters, uploads):
+    """The share of the uploads' weight that holds every entry; 0 where there are none."""
+    everything = sum(weight for weight, _ in uploads)
+    share = {name: np.zeros(tensor.shape) for name, tensor in adapters.items()}
+    for name, part in share.items():
+        for place in entries(part.shape):
+            for weight, delta in uploads:
+                if name in delta and all(i < size for i, size in zip(place, delta[name].shape, strict=True)):
+                    part[place] += weight / everything
+    return share

@@ -124,7 +124,7 @@ def test_responses_are_judged_token_by_token(kit, packing):
 
 
 def test_a_score_is_learned_by_its_squared_error(kit):
-    case = kit.setup("bert", classes=1)
+    case = kit.setup("bert", learning=LearningConfig(device="cpu"), classes=1)
     rng = np.random.default_rng(2)
     tokens = TokenSet(
         case.tokens.ids,

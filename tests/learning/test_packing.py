@@ -1,6 +1,7 @@
 """Packed batches against plain padded models: logits and gradients of every architecture."""
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -26,10 +27,13 @@ PACKABLE = (
     "modernbert-window",
 )
 
+CPU = LearningConfig(device="cpu")
+"""Where the references are."""
+
 
 @pytest.fixture(params=PACKABLE)
 def case(request, kit):
-    return kit.setup(request.param)
+    return kit.setup(request.param, learning=CPU)
 
 
 def test_layout_by_hand(kit):
@@ -93,7 +97,7 @@ def test_packed_gradients_are_the_padded_ones(case, kit):
     adapters = kit.random_adapters(case.family)
     index = np.arange(10)
     gradients = []
-    bucketed = kit.setup(case.kind, learning=LearningConfig(packing="bucketed"))
+    bucketed = kit.setup(case.kind, learning=replace(CPU, packing="bucketed"))
     for one in (case, bucketed):
         part = {name: tensor.clone().requires_grad_() for name, tensor in adapters.items()}
         kit.attach(one, part)
@@ -109,7 +113,7 @@ def test_packed_gradients_are_the_padded_ones(case, kit):
 @pytest.mark.parametrize("kind", ["bert", "roberta", "llama", "mistral-window"])
 def test_pruned_gradients_are_a_plain_model_s(kit, kind):
     """In float64 against the gradient of the plain padded model's dense weights: ∂L/∂B = (α/R) ∂L/∂W Aᵀ."""
-    case = kit.setup(kind, double=True)
+    case = kit.setup(kind, learning=CPU, double=True)
     assert case.engine.batcher.backbone.pruned
     adapters = {name: tensor.double() for name, tensor in kit.random_adapters(case.family).items()}
     index = np.arange(12)
@@ -146,7 +150,7 @@ def test_pruning_that_changes_the_logits_is_undone(kit, monkeypatch):
 
 def test_gradients_of_the_padded_layout_are_a_plain_model_s(kit):
     """The bucketed layout itself, against the gradient of the dense weights: ∂L/∂B = (α/R) ∂L/∂W Aᵀ."""
-    case = kit.setup("bert", learning=LearningConfig(packing="bucketed"), double=True)
+    case = kit.setup("bert", learning=replace(CPU, packing="bucketed"), double=True)
     adapters = {name: tensor.double() for name, tensor in kit.random_adapters(case.family).items()}
     index = np.arange(12)
     label = torch.from_numpy(case.tokens.label[index])

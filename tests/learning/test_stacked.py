@@ -226,10 +226,12 @@ def test_cuda_where_there_is_none():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("kind", KINDS)
 def test_cuda_is_the_cpu(kit, kind):
+    """In double precision; rotary embeddings are float32's whatever the model's."""
+    rotary = kind not in ("bert", "roberta", "distilbert", "deberta")
     results = []
     for device in ("cpu", "cuda"):
         case = kit.setup(kind, learning=settings("sgd", device=device), double=True)
         jobs = jobs_of(kit, case, 1, double=True)
         results += [train_stack(case.engine, case.tokens, jobs), one_by_one(case, jobs)]
     for got in results[1:]:
-        assert_same(got, results[0], 1e-8)
+        assert_same(got, results[0], 1e-6 if rotary else 1e-8)

@@ -163,7 +163,8 @@ def test_memory_is_what_a_step_takes(kit, kind, whole, monkeypatch):
     held = float(tokens.lengths[batch].sum())
     modules = modules_of(model, family, installed, config, held / len(batch), held, whole)
     frozen = 4 * sum(parameter.numel() for parameter in model.parameters())
-    engine = Engine(model, family, installed, LearningConfig(optimizer="adamw", packing="packed"), tokens)
+    learning = LearningConfig(optimizer="adamw", packing="packed", device="cpu")
+    engine = Engine(model, family, installed, learning, tokens)
     engine.batcher.backbone.restore()
     monkeypatch.setattr(packed, "_placed", lambda lengths, longest: np.arange(len(lengths)) * longest)
     measured = []

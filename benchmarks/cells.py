@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from airtune import experiment, tables
 from airtune.config import RunConfig
 from airtune.paired import estimate
 from airtune.settings import dump, flat
+from airtune.types import AirtuneError
 
 Row = dict[str, str]
 Told = Callable[[Mapping[str, Any], Sequence[Mapping[str, Any]]], dict[str, Any]]
@@ -88,12 +90,21 @@ def read(path: Path) -> list[Row]:
 
 
 def carry_out(cells: Iterable[Cell], path: Path, place: Place, told: Told) -> None:
-    """Run what has no row yet, each row written as its run ends."""
+    """Run what has no row yet, each row written as its run ends; a run that fails is told and loses itself alone."""
     part, parts = place.shard
+    failed = 0
     own = path if parts == 1 else path.with_name(f"{path.stem}-{part}.csv")
     for number, cell in enumerate(cells):
         if number % parts == part and not _done(cell, read(path)):
-            _append(own, cell.key | _run(cell, place, told) | {"config": cell.digest})
+            try:
+                row = _run(cell, place, told)
+            except AirtuneError as error:
+                print(f"failed: {' '.join(map(str, cell.key.values()))}: {error}", file=sys.stderr)
+                failed += 1
+            else:
+                _append(own, cell.key | row | {"config": cell.digest})
+    if failed:
+        raise SystemExit(f"{failed} runs failed; the same command tries them again")
 
 
 def _done(cell: Cell, rows: Sequence[Row]) -> bool:

@@ -1,5 +1,6 @@
 """Studies of many runs: which runs are left to do, and the page that their rows make."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from benchmarks.study_policies import TRIALS, UNTUNED, best_settings, cell_of, t
 
 from airtune.config import RunConfig
 from airtune.paired import reach
+from airtune.types import AirtuneError
 
 
 def fake_runs(monkeypatch):
@@ -43,6 +45,35 @@ def test_shards_do_every_run_once_and_a_second_start_does_none(tmp_path, monkeyp
     assert not any((tmp_path / "scratch").iterdir())
     cells.carry_out(plan, path, Place(None, None, tmp_path / "scratch", (0, 1)), accuracy_alone)
     assert len(ran) == 5
+
+
+def test_a_run_that_fails_loses_itself_alone_and_is_tried_again(tmp_path, monkeypatch, capsys):
+    ran = fake_runs(monkeypatch)
+    good = cells.experiment.run_or_resume
+
+    def one_fails(config):
+        if config.seed == 1:
+            raise AirtuneError("no draw leaves every device enough")
+        return good(config)
+
+    monkeypatch.setattr(cells.experiment, "run_or_resume", one_fails)
+    plan = [Cell({"seed": seed}, RunConfig(seed=seed)) for seed in range(3)]
+    path, place = tmp_path / "rows.csv", Place(None, None, tmp_path / "scratch", (0, 1), stack=4)
+    with pytest.raises(SystemExit, match="1 runs failed"):
+        cells.carry_out(plan, path, place, accuracy_alone)
+    assert ran == [0, 2] and "failed: 1: no draw leaves" in capsys.readouterr().err
+    monkeypatch.setattr(cells.experiment, "run_or_resume", good)
+    cells.carry_out(plan, path, place, accuracy_alone)
+    assert ran == [0, 2, 1] and [row["seed"] for row in cells.read(path)] == ["0", "2", "1"]
+
+
+def test_how_many_devices_train_in_one_pass_is_no_other_configuration():
+    """It changes rows by rounding alone, so rows of a GPU and of a CPU are of one study."""
+    config = RunConfig()
+    stacked = dataclasses.replace(config, learning=dataclasses.replace(config.learning, stack=20))
+    other = dataclasses.replace(config, learning=dataclasses.replace(config.learning, server_rate=8e-3))
+    digests = [Cell({}, each).digest for each in (config, stacked, other)]
+    assert digests[0] == digests[1] != digests[2]
 
 
 def test_every_policy_has_as_many_trials_and_the_best_is_taken():

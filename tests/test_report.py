@@ -290,8 +290,25 @@ def test_comparison_refuses_what_cannot_be_compared(tmp_path: Path):
     ):
         with pytest.raises(AirtuneError, match=message):
             compare(runs, reference)
+    other = dataclasses.replace(c, summary=dict(c.summary) | {"task": "sst2"}, config=dict(a.config))
+    dials = [dict(a.config) | {"policy": {"name": "joint", "v": v}} for v in (1000.0, 50.0)]
+    pair = [dataclasses.replace(run, config=config) for run, config in zip((a, other), dials, strict=True)]
+    with pytest.raises(AirtuneError, match=r"policy\.v is 1000\.0 and 50\.0; runs of one policy may differ in their"):
+        compare(pair)
     with pytest.raises(AirtuneError, match="has not ended"):
         load_run(write_run(tmp_path / "d", "p", 0, [0.5], ended=False))
+
+
+def test_a_reference_whose_runs_failed_leaves_the_others(tmp_path: Path):
+    """Nothing is set against it, what needs no reference is told, and the table says why."""
+    (alone,) = compare([load_run(write_run(tmp_path / "a", "p", 0, [0.5, 0.7]))], "q", partial=True).policies
+    assert alone.accuracy is not None and alone.energy_j.mean > 0
+    assert (alone.difference, alone.saving, alone.energy_to_target_j, alone.paired) == (None, None, None, 0)
+    whole = compare([load_run(tmp_path / "a")], "q", 0.6, partial=True)
+    assert whole.policies[0].reached == 1 and whole.policies[0].saving is None
+    assert "Where no run of q has ended, nothing is set against it." in " ".join(
+        text_of(render_comparison(whole, 80)).split()
+    )
 
 
 def test_written_comparison(tmp_path: Path):

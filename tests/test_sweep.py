@@ -55,6 +55,9 @@ def test_settings_of_several_numbers_and_folders():
         (["policy.v="], "is no axis"),
         (["policy.v=1,1"], "names a value twice"),
         (["policy.v=1", "--policy.v=2"], r"names policy\.v twice"),
+        (["policy.name=joint,myopic"], r"policy\.name is given by --policies and cannot be an axis"),
+        (["seed=0,1"], "seed is given by --seeds"),
+        (["out=a,b"], "out is given by --out"),
     ],
 )
 def test_wrong_axes(options, pattern):
@@ -67,6 +70,7 @@ def test_wrong_grids():
         ([Axis("polcy.v", ("1",))], [RunConfig()], r"polcy\.v: unknown key; did you mean policy\.v\?"),
         ([Axis("policy.v", ("x",))], [RunConfig()], r"policy\.v: input should be a valid number"),
         ([], [RunConfig(name="a"), RunConfig(name="a")], "a is named twice"),
+        ([Axis("policy.v", ("1", "1.0"))], [RunConfig()], r"--grid: --policy\.v, 1\.0 is the same as --policy\.v, 1$"),
     ):
         with pytest.raises(AirtuneError, match=pattern):
             points(bases, axes, "joint", 1, Path("out"))
@@ -95,11 +99,14 @@ def test_a_sweep_goes_on_without_what_failed(tiny, tmp_path, capfd, jobs):
     (tmp_path / "fail").touch()
     out = tmp_path / "sweep"
     command = ["sweep", tiny, "--grid", "policy.v=5,20", "--grid", "rounds=1", "--policies", f"joint,{own}"]
-    command += ["--reference", "joint", "--out", str(out)]
+    command += ["--reference", "own", "--out", str(out)]
     assert airtune([*command, "--jobs", str(jobs)], jobs > 1) == 2
     told = capfd.readouterr()
     assert "2 of 4 runs failed: " in told.err and "; the same command again tries them once more" in told.err
     assert told.out.count("own-s0 failed: ") == 2
+    with (out / "sweep.csv").open() as file:  # the reference failed: nothing is set against it
+        assert [(row["policy"], row["difference"]) for row in csv.DictReader(file)] == [("joint", "")] * 2
+    assert "Where no run of own has ended" in " ".join(told.out.split())
     before = rows_below(out)
     assert {name.split("/")[-2] for name, rows in before.items() if rows} == {"joint-s0"}
     (tmp_path / "fail").unlink()
@@ -108,9 +115,9 @@ def test_a_sweep_goes_on_without_what_failed(tiny, tmp_path, capfd, jobs):
     with (out / "sweep.csv").open() as file:
         rows = list(csv.DictReader(file))
     found = [(row["scenario"], row["policy.v"], row["rounds"], row["policy"]) for row in rows]
-    assert found == [("tiny", v, "1", p) for v in ("5", "20") for p in ("joint", "own")]
+    assert found == [("tiny", v, "1", p) for v in ("5", "20") for p in ("own", "joint")]
     summary = json.loads((out / "policy.v=20,rounds=1/own-s0/summary.json").read_text())
-    assert float(rows[-1]["energy_j"]) == pytest.approx(summary["energy_j"])
+    assert float(rows[-2]["energy_j"]) == pytest.approx(summary["energy_j"])
     assert len(json.loads((out / "sweep.json").read_text())["points"]) == 2
     if jobs > 1:
         other = out.with_name("one-by-one")
@@ -129,13 +136,20 @@ def test_what_all_runs_fail_of_is_told_once(tiny, tmp_path, capsys):
 
 def test_every_run_of_a_sweep_is_logged(tiny, tmp_path):
     pytest.importorskip("tensorboard")
-    command = ["sweep", tiny, "--grid", "rounds=1", "--policies", "joint,traditional", "--reference", "joint"]
+    command = ["sweep", tiny, "--grid", "rounds=1,2", "--policies", "joint,traditional", "--reference", "joint"]
     assert (
         run_cli([*command, "--jobs", "1", "--log", f"tensorboard:{tmp_path / 'log'}", "--out", str(tmp_path / "o")])
         == 0
     )
-    logged = sorted(path.parent.name for path in (tmp_path / "log").rglob("events.out.tfevents.*"))
-    assert logged == ["joint-s0", "traditional-s0"]
+    logged = sorted(str(path.parent.relative_to(tmp_path / "log")) for path in (tmp_path / "log").rglob("events.out.*"))
+    assert logged == [f"rounds={n}/{policy}-s0" for n in (1, 2) for policy in ("joint", "traditional")]
+
+
+@pytest.mark.parametrize("command", ["sweep", "compare"])
+def test_a_target_that_cannot_be_is_refused_before_anything_runs(tiny, tmp_path, capsys, command):
+    assert run_cli([command, tiny, "--target", "2", "--out", str(tmp_path / "o")]) == 2
+    assert "--target: an accuracy above 0 and at most 1" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
 
 
 def test_without_ray_one_line(tiny, tmp_path, monkeypatch, capsys):

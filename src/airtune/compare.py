@@ -79,48 +79,59 @@ def last_accuracy(rounds: Rows) -> float | None:
     return next((row["accuracy"] for row in reversed(rounds) if row["accuracy"] is not None), None)
 
 
-def compare(runs: Sequence[Run], reference: str | None = None, target: float | None = None) -> Comparison:
+def refuse_target(target: float | None) -> None:
+    """Raise AirtuneError unless an accuracy that is asked for can be one."""
+    if target is not None and not 0 < target <= 1:
+        raise AirtuneError(f"--target: an accuracy above 0 and at most 1, as 0.8, would be right, got {target:g}")
+
+
+def compare(
+    runs: Sequence[Run], reference: str | None = None, target: float | None = None, *, partial: bool = False
+) -> Comparison:
     """Group runs by policy and pair them by seed.
 
     Args:
         runs: finished runs, alike in all but policy and seed.
         reference: policy that the others are set against; the first run's if None.
         target: accuracy on the dev subset, in (0, 1], whose energy and time are told; the reference's last if None.
+        partial: the reference may be missing, since its runs have failed; nothing is then set against it.
 
     Raises AirtuneError if the runs differ in more than policy and seed, if a policy has a seed twice, or if the
     reference is not among them.
     """
-    if target is not None and not 0 < target <= 1:
-        raise AirtuneError(f"--target: an accuracy above 0 and at most 1, as 0.8, would be right, got {target:g}")
+    refuse_target(target)
     if not runs:
         raise AirtuneError("there is no run to compare; give at least one finished run folder")
     for run in runs[1:]:
         refuse_unpaired(runs[0], run)
     groups = by_policy(runs)
     reference = reference if reference is not None else next(iter(groups))
-    if reference not in groups:
+    if reference not in groups and not partial:
         raise AirtuneError(f"no run of the reference policy {reference}; there are {', '.join(groups)}")
-    names = [reference, *(name for name in groups if name != reference)]
+    names = sorted(groups, key=lambda name: name != reference)
+    base = groups.get(reference, {})
     summary = runs[0].summary
-    reports = tuple(_policy_report(name, groups[name], groups[reference], reference, target) for name in names)
+    reports = tuple(_policy_report(name, groups[name], base, reference, target) for name in names)
     return Comparison(str(summary["task"]), str(summary["model"]), reference, target, reports)
 
 
-UNPAIRED = {"policy", "seed", "out", "threads", "name", "data_dir"}
+UNPAIRED = {"seed", "out", "threads", "name", "data_dir"}
 """Keys in which runs that are compared may differ; data are compared by their digests instead of their place."""
 
 
 def refuse_unpaired(one: Run, other: Run) -> None:
-    """Raise AirtuneError if two runs differ in anything but policy and seed, naming the first key that differs."""
-    mine, theirs = (
-        flat({key: value for key, value in run.config.items() if key not in UNPAIRED}) for run in (one, other)
-    )
+    """Raise AirtuneError if two runs differ in anything but policy and seed, naming the first key that differs.
+
+    Policies have dials of their own; two runs of one policy must have the same.
+    """
+    free = UNPAIRED if one.summary["policy"] == other.summary["policy"] else UNPAIRED | {"policy"}
+    mine, theirs = (flat({key: value for key, value in run.config.items() if key not in free}) for run in (one, other))
     for key in mine | theirs:
         if mine.get(key) != theirs.get(key):
             values = " and ".join(str(side.get(key, "not set")) for side in (mine, theirs))
-            raise AirtuneError(
-                f"{one.path} and {other.path} cannot be compared: {key} is {values}; only policy and seed may differ"
-            )
+            may = "runs of one policy" if key.startswith("policy.") else "only policy and seed"
+            also = "may differ in their seed alone" if key.startswith("policy.") else "may differ"
+            raise AirtuneError(f"{one.path} and {other.path} cannot be compared: {key} is {values}; {may} {also}")
     for part in ("data", "model"):
         digests = [run.environment.get(part, {}).get("sha256") for run in (one, other)]
         if digests[0] != digests[1]:

@@ -25,6 +25,10 @@ class Axis:
     values: tuple[str, ...]
 
 
+OWN = {"policy.name": "--policies", "policy.file": "--policies", "seed": "--seeds", "out": "--out"}
+"""Settings that are no axes, since an option of the sweep gives them."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Point:
     """One scenario with one value on each axis: the runs of a comparison."""
@@ -54,7 +58,7 @@ def axes_of(options: Sequence[str]) -> tuple[Axis, ...]:
     Axis(key='modules.ranks', values=('2 4', '8 16'))
 
     Raises:
-        AirtuneError: no key, no value, or a key or value twice.
+        AirtuneError: no key, no value, a key or value twice, or a setting of `OWN`.
     """
     axes: list[Axis] = []
     for option in options:
@@ -63,6 +67,8 @@ def axes_of(options: Sequence[str]) -> tuple[Axis, ...]:
         key = key.strip().removeprefix("--").replace("-", "_")
         if not key or not equals or not values:
             raise AirtuneError(f"--grid: {option!r} is no axis; policy.v=100,1000 would be right")
+        if key in OWN:
+            raise AirtuneError(f"--grid: {key} is given by {OWN[key]} and cannot be an axis")
         if len(set(values)) < len(values) or key in (axis.key for axis in axes):
             raise AirtuneError(f"--grid: {option!r} names {'a value' if len(set(values)) < len(values) else key} twice")
         axes.append(Axis(key, values))
@@ -80,18 +86,23 @@ def points(bases: Sequence[RunConfig], axes: Sequence[Axis], policies: str, seed
         out: folder of the sweep.
 
     Raises:
-        AirtuneError: unknown keys, bad values, no such policy, a scenario named twice.
+        AirtuneError: unknown keys, bad values, no such policy, a scenario named twice, two values that are the same.
     """
     names = [base.name for base in bases]
     if len(set(names)) < len(names):
         raise AirtuneError(f"sweep: {max(names, key=names.count)} is named twice")
     found: list[Point] = []
     for base in bases:
+        given: dict[RunConfig, list[str]] = {}
         for values in itertools.product(*(axis.values for axis in axes)):
             chosen = dict(zip((axis.key for axis in axes), values, strict=True))
             options = [part for key, value in chosen.items() for part in (f"--{key}", *value.split())]
+            config = override(base, options)
+            if config in given:
+                raise AirtuneError(f"--grid: {', '.join(options)} is the same as {', '.join(given[config])}")
+            given[config] = options
             folder = out / _folder(base.name if len(bases) > 1 else None, chosen)
-            configs, labels = comparison(override(base, options), policies, seeds, folder)
+            configs, labels = comparison(config, policies, seeds, folder)
             found.append(Point(base.name, chosen, configs, labels))
     return tuple(found)
 

@@ -162,7 +162,10 @@ def note_of(comparisons: Sequence[Comparison]) -> str:
     target = comparisons[0].target
     goal = "the reference's last accuracy" if target is None else percent(target)
     single = all(len(policy.seeds) == 1 for comparison in comparisons for policy in comparison.policies)
-    return ("One seed: no intervals. " if single else "± is a 95 % t-interval over seeds. ") + NOTE.format(target=goal)
+    seeds = "One seed: no intervals. " if single else "± is a 95 % t-interval over seeds. "
+    alone = any(one.reference not in [policy.policy for policy in one.policies] for one in comparisons)
+    missing = f" Where no run of {comparisons[0].reference} has ended, nothing is set against it." if alone else ""
+    return seeds + NOTE.format(target=goal) + missing
 
 
 def render_sweep(compared: Sequence[tuple[str, Comparison]]) -> RenderableType:

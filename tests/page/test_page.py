@@ -13,6 +13,7 @@ from airtune.cli import run_cli
 from airtune.commands.page import positions_of
 from airtune.compare import compare
 from airtune.experiment import resume, run
+from airtune.page.data import gather
 from airtune.record import RunFolder
 from airtune.report import load_run, summarise
 from airtune.settings import dump, load, override
@@ -306,6 +307,22 @@ def test_scenarios_are_told_apart(tiny_config, tmp_path):
     text = out.read_text()
     assert "<h2>sst2, world.bandwidth_hz 30000.0</h2>" in text and "<h2>sst2, world.bandwidth_hz 60000.0</h2>" in text
     assert [len(page.figures["Energy"]), len(page.tables)] == [2, 8]
+
+
+def test_points_of_a_sweep_over_a_policy_s_dial_are_scenarios(tiny_config, tmp_path):
+    """Each policy stays with those that have its dial, in whatever order the folders come."""
+    folders = []
+    for name, v in (("joint", 5.0), ("traditional", 20.0), ("traditional", 5.0), ("joint", 20.0)):
+        config = tiny_config(tmp_path / f"{name}-{v}", rounds=2)
+        policy = dataclasses.replace(config.policy, name=name, v=v)
+        run(dataclasses.replace(config, policy=policy))
+        folders.append(tmp_path / f"{name}-{v}")
+    found, _ = gather(folders)
+    dials = [[member.run.config["policy"]["v"] for own in one.policies.values() for member in own] for one in found]
+    assert dials == [[5.0, 5.0], [20.0, 20.0]]
+    assert [one.title.rpartition(", ")[2] for one in found] == ["policy.v 5.0", "policy.v 20.0"]
+    found, _ = gather([folders[0], folders[1]])  # a dial of its own is no scenario
+    assert [list(one.policies) for one in found] == [["traditional", "joint"]]
 
 
 def test_names_are_escaped(tiny_config, tmp_path):

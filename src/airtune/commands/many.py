@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from airtune.commands.arguments import quiet_libraries
+from airtune.compare import refuse_target
 from airtune.config import RunConfig
 from airtune.logs.log import log_of
 from airtune.settings import usual_reference
@@ -15,14 +16,6 @@ from airtune.types import AirtuneError
 
 REASONS = 3
 """Reasons of failures that are told in one line."""
-
-
-def reference_of(labels: Sequence[str], asked: str | None) -> str:
-    """The policy to compare with: the one asked for, the first traditional one, or the last."""
-    reference = (asked or usual_reference(labels)).replace(":", "-m")
-    if reference not in labels:
-        raise AirtuneError(f"--reference: no policy {reference} among --policies; there are {', '.join(labels)}")
-    return reference
 
 
 @dataclass
@@ -42,6 +35,18 @@ class Compared:
     log: str | None = None
     """TOOL or TOOL:TARGET: copies every round's values to tensorboard[:DIR], mlflow[:TRACKING_URI], wandb[:PROJECT],
     trackio[:PROJECT] or prometheus[:[HOST:]PORT]."""
+
+    def checked_reference(self, labels: Sequence[str]) -> str:
+        """The policy to compare with: the one asked for, the first traditional one, or the last.
+
+        Raises:
+            AirtuneError: no such policy, or no such target; told before anything runs.
+        """
+        refuse_target(self.target)
+        reference = (self.reference or usual_reference(labels)).replace(":", "-m")
+        if reference not in labels:
+            raise AirtuneError(f"--reference: no policy {reference} among --policies; there are {', '.join(labels)}")
+        return reference
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,10 @@ from pathlib import Path
 import tyro
 
 from airtune.commands.arguments import name_first, options, parse, quiet_libraries, settings_of, split
-from airtune.commands.many import Compared, finish, reference_of
+from airtune.commands.many import Compared, finish
 from airtune.commands.shown import report, tell
 from airtune.logs.log import RunLog, log_of
-from airtune.settings import comparison, label_of
+from airtune.settings import comparison
 
 
 def run_command(arguments: list[str]) -> None:
@@ -98,10 +98,11 @@ def compare_command(arguments: list[str]) -> None:
     base = settings_of(name, rest, prog)
     out = base.out or Path("runs") / f"compare-{base.name}"
     configs, labels = comparison(base, asked.policies, asked.seeds, out)
-    reference = reference_of(labels, asked.reference)
+    reference = asked.checked_reference(labels)
     finished = finish(configs, asked.jobs, asked.ray_address, asked.log)
-    if any(label_of(config.policy) == reference for config in finished.configs):
-        tell([config.out for config in finished.configs if config.out is not None], out, reference, asked.target)
+    if finished.configs:
+        there = [config.out for config in finished.configs if config.out is not None]
+        tell(there, out, reference, asked.target, partial=True)
     finished.tell_lost()
 
 

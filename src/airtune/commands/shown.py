@@ -49,8 +49,10 @@ def report(path: Path) -> None:
     print(f"plots: {_listed(plot_run(path))}")
 
 
-def tell(paths: list[Path], out: Path, reference: str | None, target: float | None = None) -> None:
-    """Table and plots of a comparison."""
+def tell(
+    paths: list[Path], out: Path, reference: str | None, target: float | None = None, *, partial: bool = False
+) -> None:
+    """Table and plots of a comparison; partial: runs of the reference may have failed."""
     from rich.console import Console
 
     from airtune.compare import compare
@@ -58,7 +60,7 @@ def tell(paths: list[Path], out: Path, reference: str | None, target: float | No
     from airtune.report import load_run
     from airtune.tables import render_comparison, write_comparison
 
-    comparison = compare([load_run(path) for path in paths], reference, target)
+    comparison = compare([load_run(path) for path in paths], reference, target, partial=partial)
     console = Console()
     console.print(render_comparison(comparison, console.width))
     print(f"tables: {_listed(write_comparison(comparison, out))}")

@@ -10,7 +10,7 @@ import tyro
 from rich.console import Console
 
 from airtune.commands.arguments import name_first, options, settings_of
-from airtune.commands.many import Compared, finish, reference_of
+from airtune.commands.many import Compared, finish
 from airtune.compare import Comparison
 from airtune.config import RunConfig
 from airtune.sweep import Point, axes_of, points
@@ -42,7 +42,7 @@ def sweep_command(arguments: list[str]) -> None:
     bases = [dataclasses.replace(base, threads=base.threads or 1) for base in bases]
     out = bases[0].out or Path("runs") / f"sweep-{'-'.join(base.name for base in bases)}"
     grid = points(bases, axes_of(asked.grid), asked.policies, asked.seeds, out)
-    reference = reference_of(grid[0].labels, asked.reference)
+    reference = asked.checked_reference(grid[0].labels)
     configs = [config for point in grid for config in point.configs]
     jobs = asked.jobs if asked.jobs is not None else min(_cores(), len(configs))
     finished = finish(configs, jobs, asked.ray_address, asked.log)
@@ -58,7 +58,7 @@ def _cores() -> int:
 def _tell(
     grid: Sequence[Point], finished: Sequence[RunConfig], out: Path, reference: str, target: float | None
 ) -> None:
-    """The table of a sweep, and its files; points without a finished run of the reference are left out."""
+    """The table of a sweep, and its files; where no run of the reference has finished, nothing is set against it."""
     from airtune.compare import compare
     from airtune.report import load_run
     from airtune.sweep import write_sweep
@@ -68,8 +68,8 @@ def _tell(
     compared: list[tuple[Point, Comparison]] = []
     for point in grid:
         runs = [load_run(config.out) for config in point.configs if config.out is not None and config.out in there]
-        if any(run.summary["policy"] == reference for run in runs):
-            compared.append((point, compare(runs, reference, target)))
+        if runs:
+            compared.append((point, compare(runs, reference, target, partial=True)))
     if not compared:
         return
     console = Console()

@@ -41,8 +41,10 @@ class Start:
 
     @property
     def name(self) -> str:
-        """What the run is called."""
-        return self.folder.resolve().name
+        """What the run is called: its folder, in a sweep after its point's, as world.bandwidth_hz=5e5/joint-s0."""
+        own = self.folder.resolve()
+        point = own.parent.name
+        return f"{point}/{own.name}" if "=" in point or point == self.group else own.name
 
 
 @runtime_checkable

@@ -72,10 +72,12 @@ def gather(
         if member is None:
             empty.append(f"{path.resolve().name} has no finished round yet and is left out.")
             continue
-        home = next((group for group in groups if _same(group[0].run, member.run)), None)
+        alike = (group for group in groups if _dials(group[0].run) == _dials(member.run))
+        home = next((group for group in alike if _same(group[0].run, member.run)), None)
         groups.append([member]) if home is None else home.append(member)
-    titles = _titles([group[0].run for group in groups])
-    return [_scenario(title, group, reference, target) for title, group in zip(titles, groups, strict=True)], empty
+    merged = _merged(groups)
+    titles = _titles([group[0].run for group in merged])
+    return [_scenario(title, group, reference, target) for title, group in zip(titles, merged, strict=True)], empty
 
 
 def _member(path: Path) -> Member | None:
@@ -94,6 +96,26 @@ def _same(one: Run, other: Run) -> bool:
         refuse_unpaired(one, other)
         return True
     return False
+
+
+def _dials(run: Run) -> dict[str, object]:
+    """Settings of the policy besides which one it is."""
+    return {key: value for key, value in run.config["policy"].items() if key not in ("name", "module", "file")}
+
+
+def _merged(groups: Sequence[list[Member]]) -> list[list[Member]]:
+    """Scenarios: policies with dials of their own go together, but no policy twice, as at the points of a sweep."""
+    merged: list[list[Member]] = []
+    for group in groups:
+        own = _policies(group)
+        apart = (other for other in merged if own.isdisjoint(_policies(other)))
+        home = next((other for other in apart if _same(other[0].run, group[0].run)), None)
+        merged.append(group) if home is None else home.extend(group)
+    return merged
+
+
+def _policies(group: Sequence[Member]) -> set[str]:
+    return {str(member.run.summary["policy"]) for member in group}
 
 
 def _scenario(title: str, members: Sequence[Member], reference: str | None, target: float | None) -> Scenario:
@@ -120,7 +142,18 @@ def _scenario(title: str, members: Sequence[Member], reference: str | None, targ
 def _titles(firsts: Sequence[Run]) -> list[str]:
     """A name for each scenario: its task, and the settings in which the scenarios differ."""
     flats = [flat(run.config) for run in firsts]
-    shared = ("policy.", "seed", "out", "threads", "workers", "name", "data_dir", "task.name")
+    shared = (
+        "policy.name",
+        "policy.module",
+        "policy.file",
+        "seed",
+        "out",
+        "threads",
+        "workers",
+        "name",
+        "data_dir",
+        "task.name",
+    )
     keys = [key for key in dict.fromkeys(key for each in flats for key in each) if not key.startswith(shared)]
     differing = [key for key in keys if len({str(each.get(key)) for each in flats}) > 1]
     titles: list[str] = []

@@ -134,6 +134,15 @@ def test_leads_are_paired_and_told_apart_by_their_interval():
     assert "| 78.0 ± 4.1 | +5.0 ± 0.0 | 0.100 | +50 ± 0 |" in line
     assert "ahead of `traditional` (+5.0 ± 0.0)" in results.said(runs)
     assert "not be told apart from `digest` (+2.0 ± 7.5)" in results.said(runs)
+    assert "+5.0 ± 0.0, ahead, 3 of 3" in results.ablation_table(
+        results.runs_of(
+            [*rows, *(row_of("myopic", seed, [0.6, 0.70 + 0.02 * seed], [50.0, 100.0]) for seed in range(3))]
+        )
+    )
+    assert "| – | 0.100 | – | 720.0" in table  # the reference saves nothing against itself
+    assert results.bounds(rows) == "- The risk bound is 0.100 under `joint`, higher under all others."
+    lower = [row | {"bound": "0.05"} if row["policy"] == "digest" else row for row in rows]
+    assert "lower under `digest` (0.0500), higher under the others" in results.bounds(lower)
     told = results.aims(runs)
     assert "8 points over `traditional` at the same energy. Missed: +5.0 ± 0.0." in told
     assert "30 % less energy to its final accuracy. Met: +50 ± 0 %." in told and "unlimited" not in told

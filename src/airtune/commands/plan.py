@@ -67,6 +67,7 @@ def plan_command(arguments: list[str]) -> None:
     asked, rest = options(_Plan, arguments, prog, switches={"scale_v"})
     config = settings_of(name, rest, prog)
     axes = {axis: _values(asked, axis) for axis in _listed(asked.axes, "--axes", tuple(NAMED))}
+    factors = _numbers(asked.factors, "--factors")
     quiet_libraries()
     from rich.console import Console
 
@@ -83,7 +84,6 @@ def plan_command(arguments: list[str]) -> None:
     )
     points: list[Point] = []
     for axis, values in axes.items():
-        factors = _numbers(asked.factors, "--factors")
         own_values = values or values_of(planner.value(axis), factors, whole=AXES[axis].whole)
         here, refused = _points(planner, axis, own_values, strict=bool(values))
         console.print(_table(axis, here, planner.value(axis)))
@@ -140,8 +140,11 @@ def _numbers(text: str, option: str) -> tuple[float, ...]:
 
 def _values(asked: _Plan, axis: str) -> tuple[float, ...]:
     """The values asked for on an axis; none for the multiples."""
-    text = getattr(asked, VALUES[axis])
-    return () if text is None else _numbers(text, f"--{VALUES[axis].replace('_', '-')}")
+    text, option = getattr(asked, VALUES[axis]), f"--{VALUES[axis].replace('_', '-')}"
+    values = () if text is None else _numbers(text, option)
+    if axis == "devices" and any(value % 1 for value in values):
+        raise AirtuneError(f"{option}: whole numbers would be right, got {text!r}")
+    return values
 
 
 def _shown(axis: str, value: float) -> str:

@@ -8,7 +8,7 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from airtune.tables import decimals, number
+from airtune.tables import number
 
 WIDTH, HEIGHT = 400.0, 250.0
 LEFT, RIGHT, TOP, BOTTOM = 50.0, 10.0, 8.0, 40.0
@@ -85,11 +85,11 @@ def decades(low: float, high: float) -> list[float]:
 def tick_text(value: float) -> str:
     """A tick's label: plain where that is short.
 
-    >>> tick_text(2000.0), tick_text(0.25), tick_text(1e-07)
-    ('2,000', '0.25', '1e-7')
+    >>> tick_text(2000.0), tick_text(0.6915), tick_text(1e-07)
+    ('2,000', '0.6915', '1e-7')
     """
     if value == 0 or 1e-3 <= abs(value) < 1e6:
-        return f"{value:,.{decimals(value)}f}".rstrip("0").rstrip(".") if value % 1 else f"{value:,.0f}"
+        return f"{value:,.6f}".rstrip("0").rstrip(".")  # ticks are round numbers
     mantissa, exponent = f"{value:.2g}".split("e") if "e" in f"{value:.2g}" else f"{value:.0e}".split("e")
     return f"{mantissa}e{int(exponent)}"
 

@@ -166,7 +166,7 @@ def comparison(base: RunConfig, policies: str, seeds: int, out: Path) -> tuple[l
         out: folder of the run folders.
 
     Raises:
-        AirtuneError: no such policy, one named twice, or no seed.
+        AirtuneError: no such policy or file, one named twice, or no seed.
     """
     if seeds < 1:
         raise AirtuneError(f"--seeds: at least 1 would be right, got {seeds}")
@@ -189,6 +189,8 @@ def _under(base: RunConfig, policy: str) -> RunConfig:
     """The configuration under a policy named as in `comparison`."""
     values = dump(base)
     if policy.endswith(".py"):
+        if not Path(policy).is_file():
+            raise AirtuneError(f"--policies: there is no file {policy}; give one that defines policy(problem)")
         values["policy"] |= {"name": "file", "file": policy}
         return load(values, "--policies")
     name, colon, module = policy.partition(":")

@@ -291,12 +291,12 @@ def page(folder: Path) -> str:
         rows = whole_seeds([row for row in compared if row["task"] == task])
         runs = runs_of(rows)
         if not {"joint", "traditional"} <= {row["policy"] for row in rows}:
-            parts.append(f"## {name}\n\nNot run yet.\n")
+            parts.append(f"## {name}\n\nNot run yet under all policies.\n")
             continue
         parts.append(f"## {name}\n\n![Accuracy against energy](pictures/results-{task}.png)\n")
         parts.append(policies_table(runs, rows) + "\n\n" + aims(runs) + "\n" + said(runs) + "\n" + bounds(rows) + "\n")
         parts.append(f"### What each part is worth on {name}\n\n{ablation_table(runs)}\n")
-    if changed:
+    if any(row["policy"] == "joint" for row in changed):
         parts += [CHANGED, sensitivity_table(changed) + "\n"]
     if tried:
         parts += [TUNED, tuning_table(tried) + "\n"]

@@ -130,6 +130,8 @@ def least_bandwidth_hz(
         max_efficiency_bit_per_s_hz: η_max > 0 [bit/s/Hz]; ∞ for no ceiling.
     """
     payload, uplink = _broadcast(payload_bit, uplink_s)
+    if math.isinf(max_efficiency_bit_per_s_hz):
+        return np.where(uplink > 0, 0.0, np.inf)
     with np.errstate(over="ignore"):
         band = payload / np.where(uplink > 0, uplink, 1.0) / max_efficiency_bit_per_s_hz
     return np.where(uplink > 0, band, np.inf)

@@ -129,9 +129,9 @@ def refuse_unpaired(one: Run, other: Run) -> None:
     for key in mine | theirs:
         if mine.get(key) != theirs.get(key):
             values = " and ".join(str(side.get(key, "not set")) for side in (mine, theirs))
-            may = "runs of one policy" if key.startswith("policy.") else "only policy and seed"
-            also = "may differ in their seed alone" if key.startswith("policy.") else "may differ"
-            raise AirtuneError(f"{one.path} and {other.path} cannot be compared: {key} is {values}; {may} {also}")
+            own = key.startswith("policy.")
+            may = "runs of one policy may differ in their seed alone" if own else "only policy and seed may differ"
+            raise AirtuneError(f"{one.path} and {other.path} cannot be compared: {key} is {values}; {may}")
     for part in ("data", "model"):
         digests = [run.environment.get(part, {}).get("sha256") for run in (one, other)]
         if digests[0] != digests[1]:

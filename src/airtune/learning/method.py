@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from airtune.config import ModulesConfig
+from airtune.learning.aggregate import renormalised_mean
 from airtune.learning.lora import Adapters, Family
 from airtune.learning.server import ServerState, is_merged
 from airtune.learning.workload import payload_bits
@@ -31,6 +32,12 @@ class Combined:
     """What the method remembers anew, by names of its own."""
     share: Adapters = field(default_factory=dict[str, Tensor])
     """Of components that only some devices train, their share of the delivered weight, broadcastable; 1 if not here."""
+
+
+def by_component(adapters: Mapping[str, Tensor], updates: Iterable[Update]) -> Combined:
+    """Renormalised mean of each component, with its share of the delivered weight."""
+    change, share = renormalised_mean(adapters, updates)
+    return Combined(change, share=share)
 
 
 @runtime_checkable

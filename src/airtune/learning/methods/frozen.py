@@ -4,9 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from airtune.learning.aggregate import renormalised_mean
 from airtune.learning.lora import Adapters
-from airtune.learning.method import Combined, Nest, judged
+from airtune.learning.method import Combined, Nest, by_component, judged
 from airtune.learning.server import ServerState
 from airtune.types import Lesson, Offer, Update
 
@@ -47,8 +46,7 @@ class FactorMethod:
         """Mean of the trained factor and of the head."""
         held = "lora_A" if self._factor(t) == "lora_B" else "lora_B"
         moving = {name: tensor for name, tensor in adapters.items() if not name.endswith(held)}
-        change, share = renormalised_mean(moving, updates)
-        return Combined(change, share=share)
+        return by_component(moving, updates)
 
     def models(self, adapters: Adapters, server: ServerState) -> tuple[Adapters, ...]:
         """The global adapter."""

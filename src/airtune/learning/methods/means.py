@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from airtune.learning.aggregate import padded_mean, renormalised_mean, weighted_sum
+from airtune.learning.aggregate import padded_mean, weighted_sum
 from airtune.learning.lora import Adapters, tail_norm
-from airtune.learning.method import Combined, Nest, judged, matrices_of
+from airtune.learning.method import Combined, Nest, by_component, judged, matrices_of
 from airtune.learning.methods.products import mean_product
 from airtune.learning.server import ServerState
 from airtune.types import Lesson, Offer, Update
@@ -39,10 +39,7 @@ class PlainMethod:
 
     def combine(self, t: int, adapters: Adapters, server: ServerState, updates: Iterable[Update]) -> Combined:
         """Σ ω_k s_k g_k, (8), or the mean of each entry over those who delivered."""
-        if self.mean == "sum":
-            return Combined(weighted_sum(adapters, updates))
-        change, share = renormalised_mean(adapters, updates)
-        return Combined(change, share=share)
+        return Combined(weighted_sum(adapters, updates)) if self.mean == "sum" else by_component(adapters, updates)
 
     def models(self, adapters: Adapters, server: ServerState) -> tuple[Adapters, ...]:
         """The global adapter."""
@@ -86,8 +83,7 @@ class MeanMethod:
         """The mean."""
         match self.mean:
             case "nested":
-                change, share = renormalised_mean(adapters, updates)
-                return Combined(change, share=share)
+                return by_component(adapters, updates)
             case "sum":
                 return Combined(weighted_sum(adapters, updates))
             case "fedit":

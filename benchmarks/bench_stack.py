@@ -81,9 +81,9 @@ def main() -> None:
     apart: dict[str, float] = {}
     peak: dict[str, float] = {}
     for side, run in sides.items():  # also warms up
-        before = _held(reset=True)
+        before = _held_anew()
         apart[side] = difference(run(), alone)
-        peak[side] = _held() - before
+        peak[side] = torch.cuda.max_memory_allocated() - before
     if max(apart.values()) > TOLERANCE[given.precision]:
         raise SystemExit(f"the updates differ by {max(apart.values()):.1e} of their norm; speeds cannot be compared")
     rates: dict[str, list[float]] = {side: [] for side in sides}
@@ -99,15 +99,11 @@ def main() -> None:
         print(f"{side:20}{median(own):10.0f}{min(own):8.0f}{max(own):8.0f}{ratio:8.2f}{apart[side]:20.1e}{memory}")
 
 
-def _held(reset: bool = False) -> int:
-    """Most bytes that tensors held on the CUDA device since the last reset; 0 without one."""
-    if not torch.cuda.is_available():
-        return 0
-    most = torch.cuda.max_memory_allocated()
-    if reset:
+def _held_anew() -> int:
+    """Bytes that tensors hold on the CUDA device, from where the peak counts on; 0 without one."""
+    if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated()
-    return most
+    return torch.cuda.memory_allocated()
 
 
 if __name__ == "__main__":

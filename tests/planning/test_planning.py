@@ -226,7 +226,7 @@ def test_the_command_tells_and_writes(tiny, tmp_path, capsys):
         (["--factors", "1,x"], "--factors: positive numbers"),
         (["--factors", "0"], "--factors: positive numbers"),
         (["--deadline-s", "nan"], "--deadline-s: positive numbers"),
-        (["--devices", "2.5"], "--devices: whole numbers would be right"),
+        (["--devices", "2.5"], "fleet.devices must be a whole number"),
         (["--bandwidth-hz", "1"], "world.bandwidth_hz"),
         (["--target", "1.5"], "--target: a share"),
         (["--target", "0"], "--target: a share"),

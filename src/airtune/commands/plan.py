@@ -71,13 +71,16 @@ def plan_command(arguments: list[str]) -> None:
     quiet_libraries()
     from rich.console import Console
 
-    from airtune.planning.points import AXES, Planner, values_of
+    from airtune.planning.points import AXES, Planner, at, values_of
     from airtune.planning.search import SEARCHED, least, refuse_search
     from airtune.settings import label_of
 
     searched = _listed(asked.search, "--search", SEARCHED) if asked.target is not None else ()
     for axis in searched:
         refuse_search(axis, asked.target or 0.0, asked.tolerance)
+    for axis, values in axes.items():
+        for value in values:
+            at(config, axis, value)  # what cannot be is refused before anything is computed
     planner, console = Planner(config, asked.seeds, scale_v=asked.scale_v), Console()
     console.print(
         f"[bold]{config.name}[/], {label_of(config.policy)}, {config.rounds} rounds, {asked.seeds} seeds, no training"
@@ -140,11 +143,8 @@ def _numbers(text: str, option: str) -> tuple[float, ...]:
 
 def _values(asked: _Plan, axis: str) -> tuple[float, ...]:
     """The values asked for on an axis; none for the multiples."""
-    text, option = getattr(asked, VALUES[axis]), f"--{VALUES[axis].replace('_', '-')}"
-    values = () if text is None else _numbers(text, option)
-    if axis == "devices" and any(value % 1 for value in values):
-        raise AirtuneError(f"{option}: whole numbers would be right, got {text!r}")
-    return values
+    text = getattr(asked, VALUES[axis])
+    return () if text is None else _numbers(text, f"--{VALUES[axis].replace('_', '-')}")
 
 
 def _shown(axis: str, value: float) -> str:

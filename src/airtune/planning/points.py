@@ -109,7 +109,7 @@ class Planner:
         Raises:
             AirtuneError: no such axis, a value that the setting refuses, or what `build` refuses.
         """
-        config = _at(self.config, axis, value)
+        config = at(self.config, axis, value)
         if axis == "budget" and self._scale_v:
             v = config.policy.v * (value / self.value(axis)) ** 2
             config = dataclasses.replace(config, policy=dataclasses.replace(config.policy, v=v))
@@ -175,7 +175,7 @@ def _axis(name: str) -> Axis:
     return AXES[name]
 
 
-def _at(config: RunConfig, axis: str, value: float) -> RunConfig:
+def at(config: RunConfig, axis: str, value: float) -> RunConfig:
     """The configuration with another value on an axis."""
     asked = _axis(axis)
     if asked.whole and value != math.floor(value):

@@ -6,25 +6,25 @@ python -m benchmarks.results --check    # exit code 1 if the page is not what th
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from matplotlib.figure import Figure
 
 from airtune.compare import PolicyReport, compare
 from airtune.drawing import save
 from airtune.files import write_atomic
-from airtune.paired import Paired
 from airtune.plots import draw_curves
 from airtune.report import Run
-from airtune.settings import dump, read_config
 from airtune.tables import interval, number, reached
 from benchmarks.cells import Row, read
-from benchmarks.study_policies import POINTS, RESULTS, SENSITIVE, TRIALS, TUNE_ROUNDS, TUNE_SEED, best_settings
+from benchmarks.changed import changed_part, draw_changed
+from benchmarks.policy_rows import lead, runs_of, table, told, verdict, whole_seeds
+from benchmarks.study_policies import RESULTS, TRIALS, TUNE_ROUNDS, TUNE_SEED, best_settings
 
 PAGE = Path("docs/results.md")
+PICTURES = PAGE.parent / "pictures"
 AIM_GAIN, AIM_SAVING = 0.08, 0.30
 """Accuracy over the traditional policy, and energy saved to its final accuracy."""
 ABLATIONS = {
@@ -50,85 +50,11 @@ knows all channels beforehand and `unlimited` knows neither failures nor budgets
 risk bound is Theorem 1 with the prior's constants, an estimate on a transformer: it is what `joint` minimises under the
 budgets. Policies run as tuned, so two of them may differ in V or in the server's rate, too (column "best trial").
 """
-CHANGED = f"""## What the setting changes
-
-SST-2, {TUNE_ROUNDS} rounds, one setting changed at a time, every policy as tuned. Switching helps where the column to
-`no-switching` is positive; `learning.method=sum` is (8), the update that the bound is proved for.
-"""
 TUNED = f"""## How the policies were tuned
 
 Four trials each, two values of a dial of its own at two server rates, or four server rates: SST-2, {TUNE_ROUNDS}
 rounds, seed {TUNE_SEED}, which is reported nowhere else. The best (bold) served all other runs, QNLI's too.
 """
-
-
-def runs_of(rows: Sequence[Row]) -> list[Run]:
-    """Rows as runs that `compare` takes."""
-    return [_run(row) for row in rows]
-
-
-def _run(row: Row) -> Run:
-    energies = {name: float(row[name]) for name in ("energy_compute_j", "energy_transmit_j", "budget_j")}
-    scheduled = float(row["scheduled"])
-    summary: dict[str, Any] = {
-        "task": row["task"],
-        "model": "minilm-l6",
-        "policy": row["policy"],
-        "seed": int(row["seed"]),
-        "accuracy": float(row["accuracy"]),
-        **energies,
-        "energy_j": energies["energy_compute_j"] + energies["energy_transmit_j"],
-        "delivery_rate": float(row["delivered"]) / scheduled if scheduled else None,
-        "max_overspend_ratio": float(row["max_overspend_ratio"]),
-        "wall_s": float(row["wall_s"]),
-    }
-    deadline_s = dump(read_config(row["task"]))["world"]["deadline_s"]
-    if row["point"].startswith("world.deadline_s="):
-        deadline_s = float(row["point"].partition("=")[2])
-    return Run(Path(row["policy"]), summary, list(_rounds(row["path"])), {"world": {"deadline_s": deadline_s}}, {})
-
-
-def _rounds(path: str) -> Iterator[dict[str, Any]]:
-    """A row for every round; what was spent between two evaluations is spread evenly over the rounds between."""
-    t, spent = 0, 0.0
-    for point in path.split():
-        ended, accuracy, energy = point.split(":")
-        share = (float(energy) - spent) / (int(ended) - t)
-        for each in range(t, int(ended)):
-            known = float(accuracy) if each + 1 == int(ended) else None
-            yield {"t": each, "accuracy": known, "energy_compute_j": share, "energy_transmit_j": 0.0}
-        t, spent = int(ended), float(energy)
-
-
-def whole_seeds(rows: Sequence[Row]) -> list[Row]:
-    """Rows of the seeds that every policy has run."""
-    ran = {
-        policy: {row["seed"] for row in rows if row["policy"] == policy} for policy in {row["policy"] for row in rows}
-    }
-    return [row for row in rows if all(row["seed"] in seeds for seeds in ran.values())]
-
-
-def lead(runs: Sequence[Run], policy: str, over: str) -> PolicyReport | None:
-    """`policy` against another on the seeds that both have; None without any."""
-    seeds = [{run.summary["seed"] for run in runs if run.summary["policy"] == each} for each in (policy, over)]
-    both = seeds[0] & seeds[1]
-    pair = [run for run in runs if run.summary["policy"] in (policy, over) and run.summary["seed"] in both]
-    return compare(pair, over).policies[-1] if both and policy != over else None
-
-
-def verdict(difference: Paired | None) -> str:
-    """Whether a paired difference is told from nothing by its t-interval."""
-    if difference is None or difference.half_width is None:
-        return "–"
-    if abs(difference.mean) <= difference.half_width:
-        return "not told apart"
-    return "ahead" if difference.mean > 0 else "behind"
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def policies_table(runs: Sequence[Run], rows: Sequence[Row]) -> str:
@@ -150,7 +76,7 @@ def policies_table(runs: Sequence[Run], rows: Sequence[Row]) -> str:
                 interval(policy.delivery_rate, 100, 0),
                 number(policy.max_overspend_ratio),
                 number(fmean(float(row["bound"]) for row in rows if row["policy"] == policy.policy)),
-                _told(ours),
+                told(ours),
                 str(len(policy.seeds)),
             ]
         )
@@ -164,14 +90,6 @@ def _saving(policy: PolicyReport) -> str:
     if policy.difference is None:  # the reference itself
         return "–"
     return interval(policy.saving, 100, 0, sign=True) if policy.saving else reached(policy, None)
-
-
-def _told(ours: PolicyReport | None) -> str:
-    """The paired difference, what it tells, and on how many seeds it is above nothing."""
-    difference = None if ours is None else ours.difference
-    if difference is None:
-        return "–"
-    return f"{interval(difference, 100, 1, sign=True)}, {verdict(difference)}, {difference.above} of {difference.n}"
 
 
 def _accuracy(policy: PolicyReport) -> float:
@@ -242,30 +160,8 @@ def ablation_table(runs: Sequence[Run]) -> str:
     for name, part in ABLATIONS.items():
         ours = lead(runs, "joint", name)
         if ours is not None:
-            lines.append([part, f"`{name}`", _told(ours), _saving(ours)])
+            lines.append([part, f"`{name}`", told(ours), _saving(ours)])
     return table(["part", "without it", "`joint` to it [points]", "`joint` saves to its final accuracy [%]"], lines)
-
-
-def sensitivity_table(rows: Sequence[Row]) -> str:
-    """One line for each setting that was changed."""
-    lines = []
-    for point in ["", *(f"{key}={value}" for key, values in POINTS.items() for value in values)]:
-        runs = runs_of([row for row in rows if row["point"] == point])
-        if not any(run.summary["policy"] == "joint" for run in runs):
-            continue
-        found = {policy.policy: policy for policy in compare(runs, "joint").policies}
-        gains = [lead(runs, "joint", name) for name in ("traditional", "no-switching")]
-        cells = [f"`{point}`" if point else "as it ships"]
-        cells += [interval(found[name].accuracy, 100, 1) if name in found else "–" for name in SENSITIVE]
-        cells += ["–" if gain is None else interval(gain.difference, 100, 1, sign=True) for gain in gains]
-        cells += ["–" if gains[0] is None or gains[0].saving is None else interval(gains[0].saving, 100, 0, sign=True)]
-        cells += [
-            interval(found[name].delivery_rate, 100, 0) if name in found else "–" for name in ("joint", "traditional")
-        ]
-        lines.append([*cells, str(len(found["joint"].seeds))])
-    head = ["setting", *(f"`{name}` [%]" for name in SENSITIVE), "`joint` to `traditional`", "to `no-switching`",
-            "energy saved [%]", "`joint` delivers [%]", "`traditional`", "seeds"]  # fmt: skip
-    return table(head, lines)
 
 
 def tuning_table(tried: Sequence[Row]) -> str:
@@ -297,7 +193,7 @@ def page(folder: Path) -> str:
         parts.append(policies_table(runs, rows) + "\n\n" + aims(runs) + "\n" + said(runs) + "\n" + bounds(rows) + "\n")
         parts.append(f"### What each part is worth on {name}\n\n{ablation_table(runs)}\n")
     if any(row["policy"] == "joint" for row in changed):
-        parts += [CHANGED, sensitivity_table(changed) + "\n"]
+        parts.append(changed_part(changed))
     if tried:
         parts += [TUNED, tuning_table(tried) + "\n"]
     return "\n".join(parts)
@@ -328,7 +224,10 @@ def main() -> int:
         runs = runs_of(whole_seeds([row for row in read(given.rows / "compare.csv") if row["task"] == task]))
         groups = {name: [run for run in runs if run.summary["policy"] == name] for name in DRAWN}
         if groups["joint"]:
-            draw({name: each for name, each in groups.items() if each}, PAGE.parent / "pictures" / f"results-{task}")
+            draw({name: each for name, each in groups.items() if each}, PICTURES / f"results-{task}")
+    changed = read(given.rows / "sensitivity.csv")
+    if any(row["policy"] == "joint" for row in changed):
+        draw_changed(changed, PICTURES / "results-settings")
     return 0
 
 

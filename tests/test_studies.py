@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from benchmarks import cells, results, study_deploy, study_methods
+from benchmarks import cells, changed, policy_rows, results, study_deploy, study_methods
 from benchmarks.cells import Cell, Place
 from benchmarks.study_policies import TRIALS, UNTUNED, best_settings, cell_of, told, trials
 
@@ -103,7 +103,7 @@ def row_of(policy, seed, accuracies, energies, task="sst2", point=""):
 
 
 def test_a_row_tells_what_its_run_would():
-    (run,) = results.runs_of([row_of("joint", 0, [0.6, 0.7], [40.0, 80.0], point="world.deadline_s=4")])
+    (run,) = policy_rows.runs_of([row_of("joint", 0, [0.6, 0.7], [40.0, 80.0], point="world.deadline_s=4")])
     assert [row["accuracy"] for row in run.rounds] == [*[None] * 7, 0.6, *[None] * 7, 0.7]
     assert run.summary["energy_j"] == pytest.approx(80.0)
     assert run.summary["energy_transmit_j"] == pytest.approx(60.0)
@@ -117,15 +117,15 @@ def test_leads_are_paired_and_told_apart_by_their_interval():
     rows = [row_of("traditional", seed, [0.6, 0.70 + 0.02 * seed], [50.0, 100.0]) for seed in range(3)]
     rows += [row_of("joint", seed, [0.8, 0.75 + 0.02 * seed], [50.0, 100.0]) for seed in range(4)]
     rows += [row_of("digest", seed, [0.6, 0.75 + 0.05 * (seed - 1)], [50.0, 100.0]) for seed in range(3)]
-    runs = results.runs_of(rows)
-    ours = results.lead(runs, "joint", "traditional")
+    runs = policy_rows.runs_of(rows)
+    ours = policy_rows.lead(runs, "joint", "traditional")
     assert ours.difference.n == 3
     assert ours.difference.mean == pytest.approx(0.05)
     assert ours.difference.half_width == pytest.approx(0.0, abs=1e-9)
-    assert results.verdict(ours.difference) == "ahead"
-    assert results.verdict(results.lead(runs, "traditional", "joint").difference) == "behind"
-    assert results.verdict(results.lead(runs, "joint", "digest").difference) == "not told apart"
-    assert results.lead(runs, "joint", "random") is None
+    assert policy_rows.verdict(ours.difference) == "ahead"
+    assert policy_rows.verdict(policy_rows.lead(runs, "traditional", "joint").difference) == "behind"
+    assert policy_rows.verdict(policy_rows.lead(runs, "joint", "digest").difference) == "not told apart"
+    assert policy_rows.lead(runs, "joint", "random") is None
     # joint passes 0.7, 0.72 and 0.74 with its first 50 J; traditional ends there with 100 J
     assert ours.saving.mean == pytest.approx(0.5)
     table = results.policies_table(runs, rows)
@@ -135,7 +135,7 @@ def test_leads_are_paired_and_told_apart_by_their_interval():
     assert "ahead of `traditional` (+5.0 ± 0.0)" in results.said(runs)
     assert "not be told apart from `digest` (+2.0 ± 7.5)" in results.said(runs)
     assert "+5.0 ± 0.0, ahead, 3 of 3" in results.ablation_table(
-        results.runs_of(
+        policy_rows.runs_of(
             [*rows, *(row_of("myopic", seed, [0.6, 0.70 + 0.02 * seed], [50.0, 100.0]) for seed in range(3))]
         )
     )
@@ -148,14 +148,37 @@ def test_leads_are_paired_and_told_apart_by_their_interval():
     assert "30 % less energy to its final accuracy. Met: +50 ± 0 %." in told and "unlimited" not in told
     rows += [row_of("unlimited", seed, [0.8, 0.8 + 0.02 * seed], [50.0, 100.0]) for seed in range(3)]
     assert "`unlimited`, which knows neither failures nor budgets, is +10.0 ± 0.0 from it" in results.aims(
-        results.runs_of(rows)
+        policy_rows.runs_of(rows)
     )
 
 
 def test_a_seed_that_not_every_policy_has_run_is_left_out():
     rows = [row_of("joint", seed, [0.8], [40.0]) for seed in (0, 1)] + [row_of("digest", 1, [0.7], [40.0])]
-    assert [(row["policy"], row["seed"]) for row in results.whole_seeds(rows)] == [("joint", "1"), ("digest", "1")]
-    assert results.whole_seeds([]) == []
+    assert [(row["policy"], row["seed"]) for row in policy_rows.whole_seeds(rows)] == [("joint", "1"), ("digest", "1")]
+    assert policy_rows.whole_seeds([]) == []
+
+
+def test_the_words_on_settings_say_where_it_wins_and_the_mean_over_all_that_both_have():
+    """Gains of 2 ± 0, −1 ± 0 and seed-dependent points; a setting without the other policy does not count."""
+    gains = {"": (0.02,) * 3, "fleet.budget_scale=3": (-0.01,) * 3, "world.deadline_s=4": (0.01, -0.02, 0.04)}
+    rows = [
+        row_of(policy, seed, [0.5, 0.7 + lead * (policy == "joint")], [50.0, 100.0], point=point)
+        for point, leads in gains.items()
+        for seed, lead in enumerate(leads)
+        for policy in ("joint", "traditional")
+    ]
+    rows += [row_of("joint", seed, [0.5, 0.9], [50.0, 100.0], point="policy.v=100") for seed in range(3)]
+    traditional, switching = changed.words(rows).splitlines()
+    assert traditional == (
+        "- `joint` to `traditional`: ahead as it ships (+2.0 ± 0.0); behind at `fleet.budget_scale=3` (-1.0 ± 0.0); "
+        "not told apart elsewhere. Mean over the 3 settings that both have, paired by seed: +0.7 ± 2.5 points, "
+        "positive on 2 of 3 seeds."
+    )
+    assert switching == "- `joint` to `no-switching`: not run."
+    assert changed.overall(changed.differences(rows, "traditional")).mean == pytest.approx(0.02 / 3)
+    table = changed.sensitivity_table(rows)
+    assert "| `policy.v=100` | 90.0 ± 0.0 | – | – | – | – | – | 50 ± 0 | – | 33 / 67 | 0.100 | 0.500 | 3 |" in table
+    assert "| as it ships | 72.0 ± 0.0 | – | 70.0 ± 0.0 | +2.0 ± 0.0 | – |" in table
 
 
 def test_the_page_is_what_its_rows_say():

@@ -306,9 +306,19 @@ def test_a_reference_whose_runs_failed_leaves_the_others(tmp_path: Path):
     assert (alone.difference, alone.saving, alone.energy_to_target_j, alone.paired) == (None, None, None, 0)
     whole = compare([load_run(tmp_path / "a")], "q", 0.6, partial=True)
     assert whole.policies[0].reached == 1 and whole.policies[0].saving is None
-    assert "Where no run of q has ended, nothing is set against it." in " ".join(
-        text_of(render_comparison(whole, 80)).split()
-    )
+    text = " ".join(text_of(render_comparison(whole, 80)).split())
+    assert "Where no run of q has ended, nothing is set against it." in text
+    assert "To the target [J]" in text and "the target is 60.0 %" in text
+
+
+def test_one_policy_by_itself_has_no_target_but_one_that_is_asked_for(tmp_path: Path):
+    runs = [load_run(write_run(tmp_path / "a", "p", 0, [0.5, 0.7]))]
+    text = text_of(render_comparison(compare(runs), 80))
+    assert "Accuracy [%]" in text and "target" not in text and "paired" not in text
+    assert "To the target [J]" in text_of(render_comparison(compare(runs, target=0.6), 80))
+    runs.append(load_run(write_run(tmp_path / "b", "r", 0, [0.5, 0.7])))
+    assert "To the target [J]" in text_of(render_comparison(compare(runs), 80))
+    assert "To the target [J]" not in text_of(render_comparison(compare(runs, "q", partial=True), 80))
 
 
 def test_written_comparison(tmp_path: Path):

@@ -144,28 +144,37 @@ def render_comparison(comparison: Comparison, width: int = 80) -> RenderableType
         shown = comparison.policies[first : first + step]
         for policy in shown:
             table.add_column(Text(policy.policy), justify="right", no_wrap=True)
-        columns = [facts(policy) for policy in shown]
+        columns = [facts(policy, target_too=has_target(comparison)) for policy in shown]
         for label in columns[0]:
             table.add_row(Text(label), *(column[label] for column in columns))
         parts += [table, ""]
     return Group(*parts, Text(note_of([comparison]), "dim"))
 
 
+PAIRS = "Differences and savings are paired by seed. "
 NOTE = (
-    "Differences and savings are paired by seed. Energy and time to the target are those until its first crossing on "
-    "the dev subset, a round as long as its deadline; the target is {target}."
+    "Energy and time to the target are those until its first crossing on the dev subset, a round as long as its "
+    "deadline; the target is {target}."
 )
 
 
+def has_target(comparison: Comparison) -> bool:
+    """Whether there is an accuracy to be reached: one that was asked for, or the reference's for another policy."""
+    names = [policy.policy for policy in comparison.policies]
+    return comparison.target is not None or (len(names) > 1 and comparison.reference in names)
+
+
 def note_of(comparisons: Sequence[Comparison]) -> str:
-    """What the intervals and the target are."""
+    """What the intervals and the target are; of one policy by itself, only what its column has."""
     target = comparisons[0].target
     goal = "the reference's last accuracy" if target is None else percent(target)
     single = all(len(policy.seeds) == 1 for comparison in comparisons for policy in comparison.policies)
-    seeds = "One seed: no intervals. " if single else "± is a 95 % t-interval over seeds. "
+    parts = ["One seed: no intervals. " if single else "± is a 95 % t-interval over seeds. "]
     alone = any(one.reference not in [policy.policy for policy in one.policies] for one in comparisons)
-    missing = f" Where no run of {comparisons[0].reference} has ended, nothing is set against it." if alone else ""
-    return seeds + NOTE.format(target=goal) + missing
+    parts += [PAIRS] if any(len(one.policies) > 1 for one in comparisons) else []
+    parts += [NOTE.format(target=goal)] if any(map(has_target, comparisons)) else []
+    parts += [f" Where no run of {comparisons[0].reference} has ended, nothing is set against it."] if alone else []
+    return "".join(parts).strip()
 
 
 def render_sweep(compared: Sequence[tuple[str, Comparison]]) -> RenderableType:
@@ -190,9 +199,14 @@ def render_sweep(compared: Sequence[tuple[str, Comparison]]) -> RenderableType:
     return Group(table, "", Text(note_of([comparison for _, comparison in compared]), "dim"))
 
 
-def facts(policy: PolicyReport) -> dict[str, str]:
+def facts(policy: PolicyReport, *, target_too: bool = True) -> dict[str, str]:
     """One policy's column: what, with its unit → value. Means are over seeds, the worst device is of all seeds."""
     share = policy.energy_j.mean / policy.budget_j if policy.budget_j > 0 else None
+    to_target = {
+        "To the target [J]": reached(policy, policy.energy_to_target_j),
+        "To the target [s]": reached(policy, policy.time_to_target_s),
+        "  saving, paired [%]": interval(policy.saving, 100, 1, sign=True),
+    }
     return {
         "Seeds": str(len(policy.seeds)),
         "Accuracy [%]": interval(policy.accuracy, 100, 1),
@@ -207,9 +221,7 @@ def facts(policy: PolicyReport) -> dict[str, str]:
         "  of the budget [%]": NONE if share is None else f"{100 * share:.0f}",
         "  worst device [× budget]": number(policy.max_overspend_ratio),
         "Accuracy per kJ [%/kJ]": interval(policy.accuracy_per_kj, 100),
-        "To the target [J]": reached(policy, policy.energy_to_target_j),
-        "To the target [s]": reached(policy, policy.time_to_target_s),
-        "  saving, paired [%]": interval(policy.saving, 100, 1, sign=True),
+        **(to_target if target_too else {}),
         "Uploads delivered [%]": interval(policy.delivery_rate, 100, 1),
         "Wall time [s]": number(policy.wall_s),
     }

@@ -284,6 +284,20 @@ def test_an_unfinished_run_alone_then_resumed(tiny_config, tmp_path):
         assert one.data(title) == two.data(title)
 
 
+def test_a_reference_that_has_not_ended_leaves_the_table_of_the_others(tiny_config, tmp_path):
+    """The table has the policies that have ended; nothing is set against the reference, and the page says why."""
+    for policy in ("joint", "traditional"):
+        run(tiny_config(tmp_path / policy, policy={"name": policy}))
+    cut(tmp_path / "traditional", 2)
+    assert run_cli(["report", str(tmp_path), "--out", str(tmp_path / "page.html")]) == 0
+    page = Page(tmp_path / "page.html")
+    head, *rows = page.tables[0]
+    shown = {row[0]: row[1:] for row in rows}
+    assert head == ["", "joint"] and shown["Seeds"] == ["1"] and shown["Accuracy [%]"] != ["–"]
+    assert not {"difference [points]", "To the target [J]"} & shown.keys()
+    assert any("Where no run of traditional has ended, nothing is set against it." in note for note in page.notes)
+
+
 def test_a_run_without_a_round_and_one_without_device_rows(tiny_config, tmp_path):
     with RunFolder.create(tmp_path / "empty", dump(tiny_config(tmp_path / "empty")), {}):
         pass

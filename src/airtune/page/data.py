@@ -133,10 +133,8 @@ def _scenario(title: str, members: Sequence[Member], reference: str | None, targ
         for member in members
         if not member.report.finished
     ]
-    comparable = any(run.summary["policy"] == reference for run in ended)
-    if ended and not comparable:
-        notes.append(f"No run of {reference}, the reference, has ended: there is no table of policies yet.")
-    return Scenario(title, policies, compare(ended, reference, target) if comparable else None, tuple(notes))
+    comparison = compare(ended, reference, target, partial=True) if ended else None
+    return Scenario(title, policies, comparison, tuple(notes))
 
 
 def _titles(firsts: Sequence[Run]) -> list[str]:

@@ -6,7 +6,7 @@ from html import escape
 from airtune.compare import PolicyReport
 from airtune.page.data import Member, Scenario
 from airtune.report import KindReport
-from airtune.tables import NONE, facts, interval, number, percent
+from airtune.tables import NONE, facts, has_target, interval, number, percent
 
 
 def tiles(scenario: Scenario) -> str:
@@ -39,12 +39,10 @@ def policy_table(scenario: Scenario) -> str:
     if scenario.comparison is None:
         return ""
     policies = scenario.comparison.policies
-    columns = {policy.policy: facts(policy) for policy in policies}
+    target_too = has_target(scenario.comparison)
+    columns = {policy.policy: facts(policy, target_too=target_too) for policy in policies}
     labels = [
-        label
-        for label in next(iter(columns.values()))
-        if any(column[label] != NONE for column in columns.values())
-        and not (len(policies) == 1 and scenario.comparison.target is None and label.startswith(_AGAINST))
+        label for label in next(iter(columns.values())) if any(column[label] != NONE for column in columns.values())
     ]
     head = "".join(f"<th>{escape(name)}</th>" for name in columns)
     rows = "".join(
@@ -55,10 +53,6 @@ def policy_table(scenario: Scenario) -> str:
     )
     style = "stack" if len(policies) > 2 else "few"
     return f'<table class="{style}"><thead><tr><th></th>{head}</tr></thead><tbody>{rows}</tbody></table>'
-
-
-_AGAINST = "To the target"
-"""Rows that say nothing of a policy without another or a target."""
 
 
 def _cell(text: str, label: str) -> str:

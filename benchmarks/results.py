@@ -117,6 +117,17 @@ def aims(runs: Sequence[Run]) -> str:
     return "\n".join(lines)
 
 
+def savings(runs: Sequence[Run]) -> str:
+    """Whose energy to the traditional policy's final accuracy is told from its own."""
+    found = {policy.policy: policy.saving for policy in compare(runs, "traditional").policies}
+    apart = [
+        f"`{name}` ({interval(saving, 100, 0, sign=True)} %)"
+        for name, saving in found.items()
+        if saving is not None and saving.half_width is not None and abs(saving.mean) > saving.half_width
+    ]
+    return f"- Intervals of the energy saved exclude 0 for {', '.join(apart) or 'no policy'}."
+
+
 def _met(is_met: bool) -> str:
     return "Met" if is_met else "Missed"
 
@@ -190,7 +201,8 @@ def page(folder: Path) -> str:
             parts.append(f"## {name}\n\nNot run yet under all policies.\n")
             continue
         parts.append(f"## {name}\n\n![Accuracy against energy](pictures/results-{task}.png)\n")
-        parts.append(policies_table(runs, rows) + "\n\n" + aims(runs) + "\n" + said(runs) + "\n" + bounds(rows) + "\n")
+        parts.append(policies_table(runs, rows) + "\n\n" + aims(runs) + "\n" + savings(runs) + "\n")
+        parts[-1] += said(runs) + "\n" + bounds(rows) + "\n"
         parts.append(f"### What each part is worth on {name}\n\n{ablation_table(runs)}\n")
     if any(row["policy"] == "joint" for row in changed):
         parts.append(changed_part(changed))

@@ -145,6 +145,7 @@ def test_leads_are_paired_and_told_apart_by_their_interval():
     assert "lower under `digest` (0.0500), higher under the others" in results.bounds(lower)
     told = results.aims(runs)
     assert "8 points over `traditional` at the same energy. Missed: +5.0 ± 0.0." in told
+    assert results.savings(runs) == "- Intervals of the energy saved exclude 0 for `joint` (+50 ± 0 %)."
     assert "30 % less energy to its final accuracy. Met: +50 ± 0 %." in told and "unlimited" not in told
     rows += [row_of("unlimited", seed, [0.8, 0.8 + 0.02 * seed], [50.0, 100.0]) for seed in range(3)]
     assert "`unlimited`, which knows neither failures nor budgets, is +10.0 ± 0.0 from it" in results.aims(

@@ -13,7 +13,7 @@ from airtune.paired import Paired, paired
 from airtune.settings import dump, read_config
 from airtune.tables import interval, number
 from benchmarks.cells import Row
-from benchmarks.policy_rows import lead, runs_of, table, verdict
+from benchmarks.policy_rows import lead, runs_of, saving, table, verdict, whole_seeds
 from benchmarks.study_policies import POINTS, SENSITIVE, TUNE_ROUNDS
 
 OTHERS = ("traditional", "no-switching")
@@ -34,14 +34,14 @@ HEAD = f"""## What the setting changes
 ![Accuracy as one setting changes](pictures/results-settings.png)
 
 SST-2, {TUNE_ROUNDS} rounds, one setting changed at a time, every policy as tuned. In the picture, lines are means over
-seeds and dots are seeds. Switching helps where the column to `no-switching` is positive; modules are the shares of
+seeds and dots are seeds. Energy saved is `joint`'s to `traditional`'s final accuracy there; modules are the shares of
 `joint`'s device-rounds that sat out and that chose each module, smallest first; `learning.method=sum` is (8), the
 update that the bound is proved for.
 """
 
 
 def points() -> list[str]:
-    """What is changed, KEY=VALUE; first what ships."""
+    """What is changed, KEY=VALUE; first nothing."""
     return ["", *(f"{key}={value}" for key, values in POINTS.items() for value in values)]
 
 
@@ -54,17 +54,17 @@ def sensitivity_table(rows: Sequence[Row]) -> str:
     """One line for each setting that was changed."""
     lines = []
     for point in points():
-        here = [row for row in rows if row["point"] == point]
+        here = whole_seeds([row for row in rows if row["point"] == point])
         runs = runs_of(here)
         if not any(run.summary["policy"] == "joint" for run in runs):
             continue
         found = {policy.policy: policy for policy in compare(runs, "joint").policies}
         ours = found["joint"]
         gains = [lead(runs, "joint", name) for name in OTHERS]
-        cells = [f"`{point}`" if point else "as it ships"]
+        cells = [f"`{point}`" if point else "as tuned"]
         cells += [interval(found[name].accuracy, 100, 1) if name in found else "–" for name in SENSITIVE]
         cells += ["–" if gain is None else interval(gain.difference, 100, 1, sign=True) for gain in gains]
-        cells += ["–" if gains[0] is None or gains[0].saving is None else interval(gains[0].saving, 100, 0, sign=True)]
+        cells += ["–" if gains[0] is None else saving(gains[0])]
         cells += [
             interval(found[name].delivery_rate, 100, 0) if name in found else "–" for name in ("joint", "traditional")
         ]
@@ -112,7 +112,7 @@ def words(rows: Sequence[Row]) -> str:
         for point in points():
             gain = paired(list(by_point.get(point, {}).values()))
             if verdict(gain) in found:
-                told = f"at `{point}`" if point else "as it ships"
+                told = f"at `{point}`" if point else "as tuned"
                 found[verdict(gain)].append(f"{told} ({interval(gain, 100, 1, sign=True)})")
         said = [f"{word} {', '.join(where)}" for word, where in found.items() if where]
         said.append("not told apart elsewhere" if said else "told apart nowhere")
@@ -127,11 +127,12 @@ def words(rows: Sequence[Row]) -> str:
 
 def draw_changed(rows: Sequence[Row], stem: Path) -> None:
     """A panel for every setting with a name: accuracy of each policy as it changes."""
+    whole = [row for point in points() for row in whole_seeds([each for each in rows if each["point"] == point])]
 
     def content(figure: Figure) -> None:
         panels = figure.subplots(2, 3, sharey=True)
         for axes, (key, name) in zip(panels.flat, NAMES.items(), strict=True):
-            _panel(axes, rows, key, name)
+            _panel(axes, whole, key, name)
         for axes in panels[:, 0]:
             axes.set_ylabel("Accuracy, dev set")
         figure.legend(*panels.flat[1].get_legend_handles_labels(), loc="outside lower center", ncols=len(SENSITIVE))
@@ -156,7 +157,7 @@ def _panel(axes: Axes, rows: Sequence[Row], key: str, name: str) -> None:
         for place, values in seen.items():
             axes.plot([place] * len(values), values, ".", color=colour, alpha=0.4, markersize=6)
     labels = [
-        f"{scale * at[point]:g}" + ("" if point else "\nas tuned" if key == "policy.v" else "\nas it ships")
+        f"{scale * at[point]:g}" + ("" if point else "\nas tuned" if key == "policy.v" else "\npreset")
         for point in order
     ]
     axes.set_xticks(range(len(order)), labels)

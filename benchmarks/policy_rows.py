@@ -8,7 +8,7 @@ from airtune.compare import PolicyReport, compare
 from airtune.paired import Paired
 from airtune.report import Run
 from airtune.settings import dump, read_config
-from airtune.tables import interval
+from airtune.tables import interval, reached
 from benchmarks.cells import Row
 
 
@@ -87,3 +87,10 @@ def told(ours: PolicyReport | None) -> str:
     if difference is None:
         return "–"
     return f"{interval(difference, 100, 1, sign=True)}, {verdict(difference)}, {difference.above} of {difference.n}"
+
+
+def saving(policy: PolicyReport) -> str:
+    """Energy saved to the reference's final accuracy, or on how many seeds it was reached."""
+    if policy.difference is None:  # the reference itself
+        return "–"
+    return interval(policy.saving, 100, 0, sign=True) if policy.saving else reached(policy, None)

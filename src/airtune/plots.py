@@ -26,6 +26,11 @@ from airtune.record import RunFolder
 from airtune.report import Rows, Run, load_run
 from airtune.types import AirtuneError
 
+STYLES = ("-", ":", "-.")
+"""Kinds of line in which the colours come again, of more policies than there are colours."""
+LEGEND_MAX = len(COLOURS)
+"""Policies whose names have room within a panel."""
+
 
 def plot_run(path: Path) -> list[Path]:
     """Draw one run's figures into its folder's plots/; returns the files. Raises AirtuneError if it has no rows."""
@@ -65,10 +70,15 @@ def plot_compare(paths: Sequence[Path], out: Path, reference: str | None = None)
         draw_curves(axes[0, 1], policies, against_energy=True)
         _energy_bars(axes[1, 0], policies)
         _module_bars(axes[1, 1], policies)
+        if len(policies) > LEGEND_MAX:  # inside the first panel they would hide the curves
+            handles, labels = axes[0, 0].get_legend_handles_labels()
+            figure.legend(handles, labels, loc="outside lower center", ncols=5, handlelength=2.6)
         task = next(iter(policies.values()))[0].summary["task"]
         figure.suptitle(f"{task}: accuracy and what it costs", x=0.01, ha="left", fontsize=13, fontweight="bold")
 
-    return save((10.5, 7.4), content, out / "compare")
+    lines = -(-len(names) // 5) if len(names) > LEGEND_MAX else 0
+    rows = max(len(names) - LEGEND_MAX, 0)
+    return save((10.5, 7.4 + 0.22 * lines + 0.25 * rows), content, out / "compare")
 
 
 def _accuracy(axes: Axes, rounds: Rows) -> None:
@@ -159,11 +169,12 @@ def _gains(axes: Axes, devices: Rows) -> None:
 
 def draw_curves(axes: Axes, policies: Mapping[str, Sequence[Run]], *, against_energy: bool) -> None:
     """Accuracy per round or against energy: mean over seeds, band from the lowest to the highest seed."""
-    for (name, runs), colour in zip(policies.items(), COLOURS * (len(policies) // len(COLOURS) + 1), strict=False):
+    for number, (name, runs) in enumerate(policies.items()):
+        colour, style = COLOURS[number % len(COLOURS)], STYLES[number // len(COLOURS) % len(STYLES)]
         curve = accuracy_curve(runs, against_energy=against_energy)
         if len(runs) > 1:
             axes.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.16, linewidth=0)
-        axes.plot(curve.x, curve.mean, "-", color=colour, label=name)
+        axes.plot(curve.x, curve.mean, style, color=colour, label=name)
         axes.plot(curve.x[-1:], curve.mean[-1:], "o", color=colour)
     axes.set(ylabel="Accuracy on the dev subset")
     percent_axis(axes)
@@ -174,7 +185,8 @@ def draw_curves(axes: Axes, policies: Mapping[str, Sequence[Run]], *, against_en
         axes.set(title="Accuracy against energy", xlabel="Energy spent by the fleet [J]")
     else:
         axes.set_title("Accuracy per round")
-        axes.legend(loc="lower right")
+        if len(policies) <= LEGEND_MAX:
+            axes.legend(loc="lower right")
         round_axis(axes)
 
 

@@ -13,6 +13,7 @@ from airtune.cli import run_cli
 from airtune.commands.page import positions_of
 from airtune.compare import compare
 from airtune.experiment import resume, run
+from airtune.page import headline
 from airtune.page.data import gather
 from airtune.record import RunFolder
 from airtune.report import load_run, summarise
@@ -137,6 +138,18 @@ def test_the_table_is_that_of_the_comparison(six, page):
             assert shown[label.strip()] == values, label
     assert len(page.figures["Energy"]) == 1 and "To the target [s]" in shown
     assert "±" in shown["Accuracy [%]"][1] and "±" in shown["difference [points]"][1]
+
+
+def test_more_policies_than_fit_side_by_side_are_rows_with_the_same_figures(six, page, monkeypatch):
+    monkeypatch.setattr(headline, "SIDE_BY_SIDE", 1)
+    assert run_cli(["report", str(six), "--out", str(six / "rows.html")]) == 0
+    brief, whole = Page(six / "rows.html").tables[:2]
+    assert whole == page.tables[0]  # to be unfolded
+    columns = {name.lower(): values for name, *values in whole}
+    assert [row[0] for row in brief] == ["Policy", "traditional", "joint"]
+    assert "Accuracy [%]" in brief[0] and "Accuracy per kJ [%/kJ]" in brief[0] and len(brief[0]) < len(whole)
+    for place, name in enumerate(brief[0][1:], 1):
+        assert [row[place] for row in brief[1:]] == columns[name.lower()]
 
 
 def test_curves_are_means_over_seeds_of_the_rows(six, page):

@@ -13,6 +13,8 @@ from airtune.tables import number
 WIDTH, HEIGHT = 400.0, 250.0
 LEFT, RIGHT, TOP, BOTTOM = 50.0, 10.0, 8.0, 40.0
 """Margins around the plotted area, in the picture's own units."""
+COLOURS, GROUPS = 7, 3
+"""Colours of policies in the style sheet, and kinds of line in which they come again."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,14 +66,15 @@ class Axis:
         return self.start + (value - low) / (high - low) * (self.stop - self.start)
 
 
-def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Round numbers, 1, 2 or 5 times a power of ten apart, that lie within an interval.
+def ticks(low: float, high: float, count: int = 5, *, whole: bool = False) -> list[float]:
+    """Round numbers, 1, 2 or 5 times a power of ten apart, that lie within an interval; whole ones if asked.
 
-    >>> ticks(0.0, 1.0), ticks(3.0, 17.0)
-    ([0.0, 0.2, 0.4, 0.6, 0.8, 1.0], [4.0, 6.0, 8.0, 10.0, 12.0, 14.0, 16.0])
+    >>> ticks(0.0, 1.0), ticks(3.0, 17.0), ticks(1.0, 3.0, whole=True)
+    ([0.0, 0.2, 0.4, 0.6, 0.8, 1.0], [4.0, 6.0, 8.0, 10.0, 12.0, 14.0, 16.0], [1.0, 2.0, 3.0])
     """
     step = 10.0 ** math.floor(math.log10((high - low) / count))
     step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (factor * step) <= count + 2)
+    step = max(step, 1.0) if whole else step
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [float(f"{i * step:.12g}") for i in range(first, last + 1)]
 
@@ -94,6 +97,16 @@ def tick_text(value: float) -> str:
     return f"{mantissa}e{int(exponent)}"
 
 
+def style_of(number: int) -> str:
+    """Colour and kind of line of the nth policy: seven colours, then the same ones dotted, then in dashes and dots.
+
+    >>> style_of(1), style_of(8), style_of(16)
+    ('c1', 'c1 g1', 'c2 g2')
+    """
+    group = number // COLOURS % GROUPS
+    return f"c{number % COLOURS}" + (f" g{group}" if group else "")
+
+
 def draw_lines(chart: LineChart) -> str:
     """The chart as an SVG element that scales with its place."""
     x, y = _axes(chart)
@@ -103,12 +116,13 @@ def draw_lines(chart: LineChart) -> str:
         parts.append(f'<line class="level" x1="{LEFT:g}" x2="{WIDTH - RIGHT:g}" y1="{at:.1f}" y2="{at:.1f}"/>')
     for line in chart.lines:
         points = [(x(a), y(chart.scale * b)) for a, b in zip(line.x, line.mean, strict=True) if math.isfinite(b)]
+        style = style_of(line.colour)
         if not np.array_equal(line.low, line.high, equal_nan=True):
-            parts.append(f'<path class="band c{line.colour % 7}" d="{_band(line, x, y, chart.scale)}"/>')
-        style = f"line c{line.colour % 7}" + (" dashed" if line.dashed else "")
-        parts.append(f'<path class="{style}" d="{_path(points)}"/>')
+            parts.append(f'<path class="band {style}" d="{_band(line, x, y, chart.scale)}"/>')
+        dashed = " dashed" if line.dashed else ""
+        parts.append(f'<path class="line {style}{dashed}" d="{_path(points)}"/>')
         if points and (len(points) == 1 or not line.dashed):
-            parts.append(f'<circle class="dot c{line.colour % 7}" cx="{points[-1][0]:.1f}" cy="{points[-1][1]:.1f}"'
+            parts.append(f'<circle class="dot {style}" cx="{points[-1][0]:.1f}" cy="{points[-1][1]:.1f}"'
                          ' r="3.2"/>')  # fmt: skip
     parts.append(f'<line class="cursor" y1="{TOP:g}" y2="{HEIGHT - BOTTOM:g}"/>')
     return (
@@ -150,7 +164,8 @@ def _grid(x: Axis, y: Axis, chart: LineChart) -> list[str]:
         parts.append(f'<text x="{LEFT - 6:g}" y="{at + 4:.1f}" text-anchor="end">{tick_text(value)}</text>')
     base = HEIGHT - BOTTOM
     parts.append(f'<line class="axis" x1="{LEFT:g}" x2="{WIDTH - RIGHT:g}" y1="{base:g}" y2="{base:g}"/>')
-    for value in ticks(x.low, x.high):
+    rounds = all(np.array_equal(line.x, np.floor(line.x)) for line in chart.lines)
+    for value in ticks(x.low, x.high, whole=rounds):
         parts.append(f'<text x="{x(value):.1f}" y="{base + 16:g}" text-anchor="middle">{tick_text(value)}</text>')
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(f'<text class="name" x="{middle:g}" y="{HEIGHT - 5:g}" text-anchor="middle">{escape(chart.x_label)}'

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from airtune.curves import Curve, accuracy_curve, row_curve
-from airtune.page.charts import Bar, Line, LineChart, draw_bars, draw_lines
+from airtune.page.charts import Bar, Line, LineChart, draw_bars, draw_lines, style_of
 from airtune.page.data import Member, Scenario
 from airtune.page.devices import choices_of, draw_cell, draw_choices, evenly
 from airtune.report import Run, certified_gap
@@ -141,7 +141,7 @@ def _chart(
         ],
     }
     shown = {line.colour for line in lines}
-    names = [(f"c{n % 7}", name) for n, name in enumerate(scenario.policies) if n in shown]
+    names = [(style_of(n), name) for n, name in enumerate(scenario.policies) if n in shown]
     return Figure(title, draw_lines(chart), data, tuple(names) if len(scenario.policies) > 1 else (), note)
 
 

@@ -1,12 +1,21 @@
 """The numbers on top: a tile per policy, the table of policies that `airtune show` prints, and a table of the runs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 from airtune.compare import PolicyReport
+from airtune.page.charts import style_of
 from airtune.page.data import Member, Scenario
 from airtune.report import KindReport
 from airtune.tables import NONE, facts, has_target, interval, number, percent
+
+SIDE_BY_SIDE = 6
+"""Policies that a table has room for as columns."""
+BRIEF = (
+    "Accuracy [%]", "  difference [points]", "  ahead on seeds", "Energy [J]", "  worst device [× budget]",
+    "Accuracy per kJ [%/kJ]", "To the target [J]", "  saving, paired [%]", "Uploads delivered [%]",
+)  # fmt: skip
+"""What a row of a policy has, of `tables.facts`."""
 
 
 def tiles(scenario: Scenario) -> str:
@@ -28,14 +37,17 @@ def _tile(policy: PolicyReport, colour: int) -> str:
     )
     cost = f"{interval(policy.energy_j)} J · {interval(policy.delivery_rate, 100, 1)} % delivered"
     return (
-        f'<div class="tile"><span class="who c{colour % 7}"><i></i></span>'
+        f'<div class="tile"><span class="who {style_of(colour)}"><i></i></span>'
         f'<span class="who">{escape(policy.policy)}</span>'
         f"<b>{accuracy[0]} <small>{spread}</small></b><div>{escape(cost)}</div><div>{escape(against)}</div></div>"
     )
 
 
 def policy_table(scenario: Scenario) -> str:
-    """Policies as columns, the reference first; as blocks on a narrow screen. Empty if no run has ended."""
+    """Policies as columns, the reference first; as blocks on a narrow screen. Empty if no run has ended.
+
+    Of more policies than fit side by side, a row each with the figures that matter, and all figures to be unfolded.
+    """
     if scenario.comparison is None:
         return ""
     policies = scenario.comparison.policies
@@ -44,6 +56,21 @@ def policy_table(scenario: Scenario) -> str:
     labels = [
         label for label in next(iter(columns.values())) if any(column[label] != NONE for column in columns.values())
     ]
+    if len(policies) <= SIDE_BY_SIDE:
+        return _as_columns(columns, labels, "stack" if len(policies) > 2 else "few")
+    brief = [label for label in BRIEF if label in labels]
+    rows = [
+        f"<tr><th>{escape(name)}</th>" + "".join(_cell(column[label], label.strip()) for label in brief) + "</tr>"
+        for name, column in columns.items()
+    ]
+    whole = f'<div class="sideways">{_as_columns(columns, labels, "few")}</div>'
+    return (
+        _table(("Policy", *(_upper(label.strip()) for label in brief)), rows, "stack brief")
+        + f"<details><summary>All figures</summary>{whole}</details>"
+    )
+
+
+def _as_columns(columns: Mapping[str, Mapping[str, str]], labels: Sequence[str], style: str) -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in columns)
     rows = "".join(
         f'<tr><th class="sub{int(label.startswith(" "))}">{escape(label.strip())}</th>'
@@ -51,8 +78,11 @@ def policy_table(scenario: Scenario) -> str:
         + "</tr>"
         for label in labels
     )
-    style = "stack" if len(policies) > 2 else "few"
     return f'<table class="{style}"><thead><tr><th></th>{head}</tr></thead><tbody>{rows}</tbody></table>'
+
+
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _cell(text: str, label: str) -> str:

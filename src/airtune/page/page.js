@@ -64,3 +64,24 @@ for (const mark of document.querySelectorAll("[data-tip]")) {
   mark.addEventListener("pointermove", event => show(event, mark.dataset.tip));
   mark.addEventListener("pointerleave", hide);
 }
+
+// A policy's name in a legend or on a tile brings out its curves: under the pointer, or until it is pressed again.
+const look = element => [...element.classList].filter(name => /^[cg]\d+$/.test(name)).join(" ");
+
+for (const section of document.querySelectorAll("section")) {
+  const marks = [...section.querySelectorAll("svg.lines .line, svg.lines .band, svg.lines .dot")];
+  const names = [...section.querySelectorAll(".legend .key, .tile")]
+    .map(name => [name, look(name.querySelector("i, .who"))]).filter(([, own]) => own);
+  let pinned = "";
+  const bring = chosen => marks.forEach(mark => mark.classList.toggle("dim", chosen !== "" && look(mark) !== chosen));
+  for (const [name, own] of names) {
+    name.classList.add("policy");
+    name.addEventListener("pointerenter", () => bring(own));
+    name.addEventListener("pointerleave", () => bring(pinned));
+    name.addEventListener("click", () => {
+      pinned = pinned === own ? "" : own;
+      names.forEach(([other, its]) => other.classList.toggle("pinned", its === pinned));
+      bring(pinned);
+    });
+  }
+}

@@ -5,7 +5,8 @@
     python -m benchmarks.study_policies compare --data-dir GLUE --tasks qnli --seeds 3
     python -m benchmarks.study_policies sensitivity --data-dir GLUE --seeds 3
 
-`tune` gives each policy the same number of trials (TRIALS) on SST-2, half the rounds and a seed that is not reported;
+`tune` gives each policy the same number of trials (TRIALS; the traditional one twice as many, for its module is all it
+has) on SST-2, half the rounds and a seed that is not reported;
 `compare` runs the presets with the best trial of each; `sensitivity` changes one setting of SST-2 at a time, half the
 rounds. Options and resuming: `benchmarks.cells`; rows: experiments/results/policies. `python -m benchmarks.results`
 makes docs/results.md of them.
@@ -41,13 +42,13 @@ TRIALS: dict[str, tuple[str, ...]] = {
     "no-bandwidth-allocation": _trials("policy.v", "1000", "3000"),
     "myopic": _OWN_RATE,
     "digest": _OWN_RATE,
-    "traditional": _trials("policy.module", "3", "4"),
+    "traditional": _trials("policy.module", "1", "2", "3", "4"),
     "capability": _OWN_RATE,
     "random": _trials("policy.scheduled", "5", "10"),
     "round-robin": _trials("policy.scheduled", "5", "10"),
     "best-channel": _trials("policy.scheduled", "5", "10"),
 }
-"""What is tried for each policy: four settings, space-separated KEY=VALUE."""
+"""What is tried for each policy, space-separated KEY=VALUE: four settings, and traditional at every module."""
 UNTUNED = ("oracle", "unlimited")
 """Upper bounds, on the control side and without any limit; they run with the best trial of joint."""
 POINTS: dict[str, tuple[str, ...]] = {

@@ -56,6 +56,7 @@ def test_settings_of_several_numbers_and_folders():
         (["policy.v=1,1"], "names a value twice"),
         (["policy.v=1", "--policy.v=2"], r"names policy\.v twice"),
         (["policy.name=joint,myopic"], r"policy\.name is given by --policies and cannot be an axis"),
+        (["name=x,y"], "name is given by the scenario and cannot be an axis"),
         (["seed=0,1"], "seed is given by --seeds"),
         (["out=a,b"], "out is given by --out"),
     ],

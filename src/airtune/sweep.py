@@ -25,8 +25,14 @@ class Axis:
     values: tuple[str, ...]
 
 
-OWN = {"policy.name": "--policies", "policy.file": "--policies", "seed": "--seeds", "out": "--out"}
-"""Settings that are no axes, since an option of the sweep gives them."""
+OWN = {
+    "policy.name": "--policies",
+    "policy.file": "--policies",
+    "seed": "--seeds",
+    "out": "--out",
+    "name": "the scenario",
+}
+"""Settings that are no axes, since something else in the command gives them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

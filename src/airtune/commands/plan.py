@@ -68,6 +68,7 @@ def plan_command(arguments: list[str]) -> None:
     config = settings_of(name, rest, prog)
     axes = {axis: _values(asked, axis) for axis in _listed(asked.axes, "--axes", tuple(NAMED))}
     factors = _numbers(asked.factors, "--factors")
+    _refuse_unused(asked, tuple(axes))
     quiet_libraries()
     from rich.console import Console
 
@@ -138,7 +139,21 @@ def _numbers(text: str, option: str) -> tuple[float, ...]:
         values = ()
     if not values or not all(math.isfinite(value) and value > 0 for value in values):
         raise AirtuneError(f"{option}: positive numbers separated by commas would be right, got {text!r}")
+    if len(set(values)) < len(values):
+        raise AirtuneError(f"{option}: each value once would be right, got {text!r}")
     return values
+
+
+def _refuse_unused(asked: _Plan, axes: Sequence[str]) -> None:
+    """Refuse options that would change nothing."""
+    for axis in NAMED:
+        if axis not in axes and getattr(asked, VALUES[axis]) is not None:
+            option = f"--{VALUES[axis].replace('_', '-')}"
+            raise AirtuneError(f"{option}: {axis} is not varied; --axes {','.join((*axes, axis))} would be right")
+    if asked.target is None:
+        for name in ("search", "tolerance", "measure"):
+            if getattr(asked, name) != getattr(_Plan, name):
+                raise AirtuneError(f"--{name} says how a target is searched for; --target 0.6, or another, is missing")
 
 
 def _values(asked: _Plan, axis: str) -> tuple[float, ...]:

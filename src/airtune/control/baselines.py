@@ -1,4 +1,4 @@
-"""Policies to compare with, and policies from a file, §9."""
+"""Policies to compare with, and policies from a file."""
 
 import importlib.util
 import sys

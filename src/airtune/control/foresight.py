@@ -1,4 +1,4 @@
-"""The offline oracle as a policy: it plays the plan that was made with all rounds in view, §9."""
+"""The offline oracle as a policy: it plays the plan that was made with all rounds in view."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The policy a configuration asks for, §9; docs/policies.md has a line on each."""
+"""The policy a configuration asks for; docs/policies.md has a line on each."""
 
 from collections.abc import Callable, Sequence
 

@@ -1,4 +1,4 @@
-"""Solver B with one of its freedoms taken away: what switching, power, band and queues are each worth, §9.
+"""Solver B with one of its freedoms taken away: what switching, power, band and queues are each worth.
 
 Each poses a restricted round, lets Solver B decide it, and evaluates the decision in the round as it was. What Solver B
 proves is about the restricted round, so none of these carries a bound.
@@ -86,9 +86,8 @@ class EqualBandPolicy:
 class MyopicPolicy:
     """No queues: in every round the most utility that E_k(t) ≤ Ē_k allows, by Solver B; nothing is saved or borrowed.
 
-    The budget becomes a cap on power, p ≤ ξ ((Ē − E_cmp)/τ_up − P_circ). Source: the per-round energy constraint that
-    online control replaces, §4, as in most resource allocation for federated learning, e.g. Z. Yang et al. (IEEE Trans.
-    Wireless Commun. 20(3), 2021).
+    The budget becomes a cap on power, p ≤ ξ ((Ē − E_cmp)/τ_up − P_circ). An ablation of the queues (13); budgets
+    round by round are what J. Xu and H. Wang set against long-term ones (IEEE Trans. Wireless Commun. 20(2), 2021).
     """
 
     def __call__(self, problem: Problem) -> Decision:

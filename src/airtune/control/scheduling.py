@@ -1,4 +1,4 @@
-"""Classical schedulers: traditional federated fine-tuning with a fixed number of devices a round, in some order, §9."""
+"""Classical schedulers: traditional federated fine-tuning with a fixed number of devices a round, in some order."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -20,9 +20,9 @@ class ScheduledPolicy:
     - round-robin: devices take turns in order of their number, N a round; who cannot pay in its turn misses it.
     - best-channel: the N greatest gains of those who can pay.
 
-    Source: random selection is that of FedAvg (McMahan et al., 2017); the three are compared over wireless links by
-    Yang, Liu, Quek and Poor (IEEE Trans. Commun. 68(1), 2020), whose proportional fair is best-channel here, mean gains
-    being all that is known.
+    Source: random selection is that of FedAvg (McMahan et al., 2017); random and round-robin over wireless links are
+    those of Yang, Liu, Quek and Poor (IEEE Trans. Commun. 68(1), 2020), best-channel is the baseline by channel alone
+    of Amiri, Gündüz, Kulkarni and Poor (IEEE Trans. Wireless Commun. 20(6), 2021).
     """
 
     order: Order

@@ -47,7 +47,7 @@ def points() -> list[str]:
 
 def changed_part(rows: Sequence[Row]) -> str:
     """The section of the page."""
-    return f"{HEAD}\n{sensitivity_table(rows)}\n\n{words(rows)}\n"
+    return f"{HEAD}\n{sensitivity_table(rows)}\n\n{words(rows)}\n{frugal(rows)}\n"
 
 
 def sensitivity_table(rows: Sequence[Row]) -> str:
@@ -123,6 +123,28 @@ def words(rows: Sequence[Row]) -> str:
             + (f", positive on {mean.above} of {mean.n} seeds." if mean else ".")
         )
     return "\n".join(lines)
+
+
+def frugal(rows: Sequence[Row]) -> str:
+    """What a part of the budget buys under each policy, against the traditional one with all of it."""
+    scarce = f"fleet.budget_scale={POINTS['fleet.budget_scale'][0]}"
+    at = {(row["point"], row["policy"], row["seed"]): row for row in rows}
+    whole = {seed: row for (point, policy, seed), row in at.items() if not point and policy == "traditional"}
+    parts = []
+    for name in SENSITIVE:
+        pairs = [(at[scarce, name, seed], row) for seed, row in whole.items() if (scarce, name, seed) in at]
+        gain = paired([float(one["accuracy"]) - float(other["accuracy"]) for one, other in pairs])
+        if gain is not None:
+            energy = fmean(_energy_j(one) for one, _ in pairs) / fmean(_energy_j(other) for _, other in pairs)
+            parts.append(
+                f"`{name}` {interval(gain, 100, 1, sign=True)} points ({gain.n} seeds) with {100 * energy:.0f} % of "
+                "its energy"
+            )
+    return f"- `{scarce}`, to `traditional` with the whole budget: {', '.join(parts) or 'not run'}."
+
+
+def _energy_j(row: Row) -> float:
+    return float(row["energy_compute_j"]) + float(row["energy_transmit_j"])
 
 
 def draw_changed(rows: Sequence[Row], stem: Path) -> None:

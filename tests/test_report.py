@@ -311,6 +311,14 @@ def test_a_reference_whose_runs_failed_leaves_the_others(tmp_path: Path):
     assert "To the target [J]" in text and "the target is 60.0 %" in text
 
 
+def test_a_finished_run_that_lacks_rounds_is_damaged(tmp_path: Path):
+    file = write_run(tmp_path / "a", "p", 0, [0.5, 0.7, 0.8]) / "rounds.jsonl"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:2]))
+    for read in (load_run, report_run):
+        with pytest.raises(AirtuneError, match=r"a is damaged: rounds\.jsonl has 2 of its 3 rounds; copy it again"):
+            read(tmp_path / "a")
+
+
 def test_one_policy_by_itself_has_no_target_but_one_that_is_asked_for(tmp_path: Path):
     runs = [load_run(write_run(tmp_path / "a", "p", 0, [0.5, 0.7]))]
     text = text_of(render_comparison(compare(runs), 80))

@@ -180,6 +180,11 @@ def test_the_words_on_settings_say_where_it_wins_and_the_mean_over_all_that_both
     )
     assert switching == "- `joint` to `no-switching`: not run."
     assert changed.overall(changed.differences(rows, "traditional")).mean == pytest.approx(0.02 / 3)
+    rows += [row_of("joint", seed, [0.5, 0.69], [20.0, 30.0], point="fleet.budget_scale=0.3") for seed in range(2)]
+    assert changed.frugal(rows) == (
+        "- `fleet.budget_scale=0.3`, to `traditional` with the whole budget: `joint` -1.0 ± 0.0 points (2 seeds) with "
+        "30 % of its energy."
+    )
     table = changed.sensitivity_table(rows)
     assert "| `policy.v=100` | 90.0 ± 0.0 | – | – | – | – | – | 50 ± 0 | – | 33 / 67 | 0.100 | 0.500 | 3 |" in table
     assert "| as tuned | 72.0 ± 0.0 | – | 70.0 ± 0.0 | +2.0 ± 0.0 | – |" in table

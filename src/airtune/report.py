@@ -112,7 +112,17 @@ def load_run(path: Path) -> Run:
     summary = folder.read_summary()
     if summary is None:
         raise AirtuneError(f"run {path} has not ended; `airtune resume {path}` finishes it")
-    return Run(path, summary, folder.read_rounds(), folder.read_config(), folder.read_environment())
+    rounds = folder.read_rounds()
+    _refuse_short(path, summary, rounds)
+    return Run(path, summary, rounds, folder.read_config(), folder.read_environment())
+
+
+def _refuse_short(path: Path, summary: Mapping[str, Any], rounds: Rows) -> None:
+    """Raise AirtuneError if a run that has ended lacks rows of its rounds."""
+    if len(rounds) != summary["rounds"]:
+        raise AirtuneError(
+            f"run {path} is damaged: rounds.jsonl has {len(rounds)} of its {summary['rounds']} rounds; copy it again"
+        )
 
 
 def report_run(path: Path) -> RunReport:
@@ -124,6 +134,8 @@ def report_run(path: Path) -> RunReport:
 def report_rows(folder: RunFolder, rounds: Rows, devices: Rows) -> RunReport:
     """Report on a run whose rows have been read. Raises AirtuneError if there is no round."""
     timings, config, written = folder.read_timings(), folder.read_config(), folder.read_summary()
+    if written is not None:
+        _refuse_short(folder.path, written, rounds)
     summary = cast("Summary | None", written) or summarise(
         rounds,
         task=config.get("task", {}).get("name", "?"),

@@ -154,9 +154,9 @@ def energies(runs: Sequence[Run]) -> str:
         for name, each in found.items()
         if each.energy_j.mean < 0.9 * ours.energy_j.mean
     ]
+    whole = f"intervals exclude 0 for {_listed(apart)}; by their means {_listed(more)} save more than `joint`"
     return (
-        f"- Energy to `traditional`'s final accuracy: intervals exclude 0 for {_listed(apart)}; by their means "
-        f"{_listed(more)} save more than `joint`.\n"
+        f"- Energy to `traditional`'s final accuracy: {whole if saved else 'no other policy reached it on every seed'}.\n"
         f"- Accuracy per kJ is {100 * rate:.1f} % under `joint`, higher under {_listed(better)}. Less than nine tenths "
         f"of its energy went into {_listed(less)}: their accuracy is not at the same energy."
     )

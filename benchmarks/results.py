@@ -80,17 +80,21 @@ def policies_table(runs: Sequence[Run], rows: Sequence[Row]) -> str:
                 number(policy.energy_j.mean / 1e3),
                 saving(policy),
                 interval(policy.accuracy_per_kj, 100, 1),
-                interval(policy.delivery_rate, 100, 0),
+                f"{_mean(rows, policy.policy, 'delivered'):,.0f} ({interval(policy.delivery_rate, 100, 0)} %)",
                 number(policy.max_overspend_ratio),
-                number(fmean(float(row["bound"]) for row in rows if row["policy"] == policy.policy)),
+                number(_mean(rows, policy.policy, "bound")),
                 told(ours),
                 str(len(policy.seeds)),
             ]
         )
     head = ["policy", "best trial", "accuracy [%]", "to `traditional` [points]", "energy [kJ]",
-            "saved to its final accuracy [%]", "[%/kJ]", "delivered of sent [%]", "worst device [× budget]",
+            "saved to its final accuracy [%]", "[%/kJ]", "uploads delivered (of sent)", "worst device [× budget]",
             "risk bound", "`joint` to it [points]", "seeds"]  # fmt: skip
     return table(head, lines)
+
+
+def _mean(rows: Sequence[Row], policy: str, column: str) -> float:
+    return fmean(float(row[column]) for row in rows if row["policy"] == policy)
 
 
 def _accuracy(policy: PolicyReport) -> float:
@@ -154,9 +158,9 @@ def energies(runs: Sequence[Run]) -> str:
         for name, each in found.items()
         if each.energy_j.mean < 0.9 * ours.energy_j.mean
     ]
-    whole = f"intervals exclude 0 for {_listed(apart)}; by their means {_listed(more)} save more than `joint`"
+    savings = f"intervals exclude 0 for {_listed(apart)}; by their means {_listed(more)} save more than `joint`"
     return (
-        f"- Energy to `traditional`'s final accuracy: {whole if saved else 'no other policy reached it on every seed'}.\n"
+        f"- Energy to `traditional`'s final accuracy: {savings if saved else 'none reached it on every seed'}.\n"
         f"- Accuracy per kJ is {100 * rate:.1f} % under `joint`, higher under {_listed(better)}. Less than nine tenths "
         f"of its energy went into {_listed(less)}: their accuracy is not at the same energy."
     )
@@ -196,7 +200,7 @@ def devices(rows: Sequence[Row]) -> str:
 
 def bounds(rows: Sequence[Row]) -> str:
     """Whose risk bound is lower than that of the default policy, which minimises it under the budgets."""
-    mean = {name: fmean(float(row["bound"]) for row in rows if row["policy"] == name) for name in _named(rows)}
+    mean = {name: _mean(rows, name, "bound") for name in _named(rows)}
     ours = mean.pop("joint")
     below = [f"`{name}` ({number(value)})" for name, value in sorted(mean.items(), key=_second) if value < ours]
     told = f"lower under {', '.join(below)}, higher under the others" if below else "higher under all others"

@@ -29,6 +29,8 @@ NAMES = {
 """Settings with a panel of their own, and what it is called there."""
 SHOWN_IN = {"world.bandwidth_hz": 1e-3}
 """Factor from a setting's unit to the panel's."""
+TOLD_FROM = 3
+"""Seeds from which a setting counts in words; two may agree by chance."""
 HEAD = f"""## What the setting changes
 
 ![Accuracy as one setting changes](pictures/results-settings.png)
@@ -111,7 +113,7 @@ def words(rows: Sequence[Row]) -> str:
         found: dict[str, list[str]] = {"ahead": [], "behind": []}
         for point in points():
             gain = paired(list(by_point.get(point, {}).values()))
-            if verdict(gain) in found:
+            if gain is not None and gain.n >= TOLD_FROM and verdict(gain) in found:
                 told = f"at `{point}`" if point else "as tuned"
                 found[verdict(gain)].append(f"{told} ({interval(gain, 100, 1, sign=True)})")
         said = [f"{word} {', '.join(where)}" for word, where in found.items() if where]

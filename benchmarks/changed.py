@@ -1,13 +1,13 @@
 """What the settings of a scenario change: the table, the words and the picture of the sensitivity rows."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from airtune.compare import compare
+from airtune.compare import PolicyReport, compare
 from airtune.drawing import COLOURS, percent_axis, save
 from airtune.paired import Paired, paired
 from airtune.settings import dump, read_config
@@ -47,6 +47,11 @@ def points() -> list[str]:
     return ["", *(f"{key}={value}" for key, values in POINTS.items() for value in values)]
 
 
+def at_point(rows: Sequence[Row], point: str) -> list[Row]:
+    """Rows of a setting, of the seeds that each of its policies has."""
+    return whole_seeds([row for row in rows if row["point"] == point])
+
+
 def changed_part(rows: Sequence[Row]) -> str:
     """The section of the page."""
     return f"{HEAD}\n{sensitivity_table(rows)}\n\n{words(rows)}\n{frugal(rows)}\n"
@@ -56,7 +61,7 @@ def sensitivity_table(rows: Sequence[Row]) -> str:
     """One line for each setting that was changed."""
     lines = []
     for point in points():
-        here = whole_seeds([row for row in rows if row["point"] == point])
+        here = at_point(rows, point)
         runs = runs_of(here)
         if not any(run.summary["policy"] == "joint" for run in runs):
             continue
@@ -86,41 +91,37 @@ def _modules(histograms: Iterator[str]) -> str:
     return f"{out} / {' '.join(map(str, chosen))}"
 
 
-def differences(rows: Sequence[Row], name: str) -> dict[str, dict[str, float]]:
-    """Accuracy of the default policy less another's, by setting and seed."""
-    accuracy = {(row["point"], row["policy"], row["seed"]): float(row["accuracy"]) for row in rows}
-    found: dict[str, dict[str, float]] = {}
-    for (point, policy, seed), value in accuracy.items():
-        if policy == "joint" and (point, name, seed) in accuracy:
-            found.setdefault(point, {})[seed] = value - accuracy[point, name, seed]
-    return found
+def leads_at(rows: Sequence[Row], name: str) -> dict[str, PolicyReport]:
+    """The default policy against another, at the settings that both have."""
+    leads = {point: lead(runs_of([row for row in rows if row["point"] == point]), "joint", name) for point in points()}
+    return {point: ours for point, ours in leads.items() if ours is not None}
 
 
-def overall(by_point: Mapping[str, Mapping[str, float]]) -> Paired | None:
+def overall(leads: Sequence[PolicyReport]) -> Paired | None:
     """The mean over settings, paired by seed, on the seeds that every setting has."""
-    seeds = set.intersection(*(set(each) for each in by_point.values())) if by_point else set[str]()
-    return paired([fmean(each[seed] for each in by_point.values()) for seed in sorted(seeds)])
+    gains = [{each.seed: each.difference for each in ours.per_seed} for ours in leads]
+    seeds = set(gains[0]).intersection(*gains)
+    return paired([fmean(gain[seed] for gain in gains) for seed in sorted(seeds)])
 
 
 def words(rows: Sequence[Row]) -> str:
     """Where the default policy wins and where not, and the mean over all settings."""
     lines = []
     for name in OTHERS:
-        by_point = differences(rows, name)
-        if not by_point:
+        leads = leads_at(rows, name)
+        if not leads:
             lines.append(f"- `joint` to `{name}`: not run.")
             continue
         found: dict[str, list[str]] = {"ahead": [], "behind": []}
-        for point in points():
-            gain = paired(list(by_point.get(point, {}).values()))
-            if gain is not None and gain.n >= TOLD_FROM and verdict(gain) in found:
-                told = f"at `{point}`" if point else "as tuned"
-                found[verdict(gain)].append(f"{told} ({interval(gain, 100, 1, sign=True)})")
-        said = [f"{word} {', '.join(where)}" for word, where in found.items() if where]
-        said.append("not told apart elsewhere" if said else "told apart nowhere")
-        mean = overall(by_point)
+        for point, ours in leads.items():
+            if len(ours.seeds) >= TOLD_FROM and verdict(ours.difference) in found:
+                where = f"at `{point}`" if point else "as tuned"
+                found[verdict(ours.difference)].append(f"{where} ({interval(ours.difference, 100, 1, sign=True)})")
+        parts = [f"{word} {', '.join(places)}" for word, places in found.items() if places]
+        parts.append("not told apart elsewhere" if parts else "told apart nowhere")
+        mean = overall(list(leads.values()))
         lines.append(
-            f"- `joint` to `{name}`: {'; '.join(said)}. Mean over the {len(by_point)} "
+            f"- `joint` to `{name}`: {'; '.join(parts)}. Mean over the {len(leads)} "
             f"settings that both have, paired by seed: {interval(mean, 100, 1, sign=True)} points"
             + (f", positive on {mean.above} of {mean.n} seeds." if mean else ".")
         )
@@ -130,14 +131,14 @@ def words(rows: Sequence[Row]) -> str:
 def frugal(rows: Sequence[Row]) -> str:
     """What a part of the budget buys under each policy, against the traditional one with all of it."""
     scarce = f"fleet.budget_scale={POINTS['fleet.budget_scale'][0]}"
-    at = {(row["point"], row["policy"], row["seed"]): row for row in rows}
-    whole = {seed: row for (point, policy, seed), row in at.items() if not point and policy == "traditional"}
+    at = {(row["point"], row["policy"], row["seed"]): run.summary for row, run in zip(rows, runs_of(rows), strict=True)}
+    whole = {seed: run for (point, policy, seed), run in at.items() if not point and policy == "traditional"}
     parts = []
     for name in SENSITIVE:
-        pairs = [(at[scarce, name, seed], row) for seed, row in whole.items() if (scarce, name, seed) in at]
-        gain = paired([float(one["accuracy"]) - float(other["accuracy"]) for one, other in pairs])
+        pairs = [(at[scarce, name, seed], run) for seed, run in whole.items() if (scarce, name, seed) in at]
+        gain = paired([one["accuracy"] - other["accuracy"] for one, other in pairs])
         if gain is not None:
-            energy = fmean(_energy_j(one) for one, _ in pairs) / fmean(_energy_j(other) for _, other in pairs)
+            energy = fmean(one["energy_j"] for one, _ in pairs) / fmean(other["energy_j"] for _, other in pairs)
             parts.append(
                 f"`{name}` {interval(gain, 100, 1, sign=True)} points ({gain.n} seeds) with {100 * energy:.0f} % of "
                 "its energy"
@@ -145,13 +146,9 @@ def frugal(rows: Sequence[Row]) -> str:
     return f"- `{scarce}`, to `traditional` with the whole budget: {', '.join(parts) or 'not run'}."
 
 
-def _energy_j(row: Row) -> float:
-    return float(row["energy_compute_j"]) + float(row["energy_transmit_j"])
-
-
 def draw_changed(rows: Sequence[Row], stem: Path) -> None:
     """A panel for every setting with a name: accuracy of each policy as it changes."""
-    whole = [row for point in points() for row in whole_seeds([each for each in rows if each["point"] == point])]
+    whole = [row for point in points() for row in at_point(rows, point)]
 
     def content(figure: Figure) -> None:
         panels = figure.subplots(2, 3, sharey=True)

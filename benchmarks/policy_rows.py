@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from airtune.compare import PolicyReport, compare
-from airtune.paired import Paired
+from airtune.paired import Estimate, Paired
 from airtune.report import Run
 from airtune.settings import dump, read_config
 from airtune.tables import interval, reached
@@ -66,8 +66,8 @@ def lead(runs: Sequence[Run], policy: str, over: str) -> PolicyReport | None:
     return compare(pair, over).policies[-1] if both and policy != over else None
 
 
-def verdict(difference: Paired | None) -> str:
-    """Whether a paired difference is told from nothing by its t-interval."""
+def verdict(difference: Estimate | Paired | None) -> str:
+    """Whether a paired difference, or what was saved, is told from nothing by its t-interval."""
     if difference is None or difference.half_width is None:
         return "–"
     if abs(difference.mean) <= difference.half_width:

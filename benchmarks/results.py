@@ -12,13 +12,13 @@ from statistics import fmean
 
 from matplotlib.figure import Figure
 
-from airtune.compare import PolicyReport, compare
+from airtune.compare import PolicyReport, by_policy, compare
 from airtune.drawing import save
 from airtune.files import write_atomic
 from airtune.paired import Estimate, Paired
 from airtune.plots import draw_curves
 from airtune.report import Run
-from airtune.tables import interval, number, reached
+from airtune.tables import interval, number
 from benchmarks.cells import Row, read
 from benchmarks.changed import changed_part, draw_changed
 from benchmarks.policy_rows import lead, runs_of, saving, table, told, verdict, whole_seeds
@@ -112,11 +112,11 @@ def aims(runs: Sequence[Run]) -> str:
     ]
     if top is not None and top.difference is not None:
         lines[0] += f" `unlimited` is {interval(top.difference, 100, 1, sign=True)} from it."
-    told = f"{interval(ours.saving, 100, 0, sign=True)} %" if ours.saving else reached(ours, None)
     lines.append(
-        f"- Aim: {100 * AIM_SAVING:.0f} % less energy to its final accuracy. {met(ours.saving, AIM_SAVING)}: {told}."
+        f"- Aim: {100 * AIM_SAVING:.0f} % less energy to its final accuracy. {met(ours.saving, AIM_SAVING)}: "
+        f"{saving(ours)}{' %' if ours.saving else ''}."
     )
-    against = {name: lead(runs, "joint", name) for name in _names(runs) if name not in (*UNTUNED, "joint")}
+    against = {name: lead(runs, "joint", name) for name in by_policy(runs) if name not in (*UNTUNED, "joint")}
     won = [name for name, each in against.items() if each is not None and verdict(each.difference) == "ahead"]
     lines.append(
         f"- Aim: ahead of every other policy under budgets. {'Met' if len(won) == len(against) else 'Missed'}: ahead "
@@ -137,16 +137,10 @@ def energies(runs: Sequence[Run]) -> str:
     found = {policy.policy: policy for policy in compare(runs, "traditional").policies}
     ours = found.pop("joint")
     saved = {name: each.saving for name, each in found.items() if each.saving is not None}
-    apart = [
-        f"`{name}` ({interval(value, 100, 0, sign=True)} %)"
-        for name, value in (saved | ({} if ours.saving is None else {"joint": ours.saving})).items()
-        if value.half_width is not None and abs(value.mean) > value.half_width
-    ]
-    more = [
-        f"`{name}` ({interval(value, 100, 0, sign=True)} %)"
-        for name, value in saved.items()
-        if ours.saving is None or value.mean > ours.saving.mean
-    ]
+    every = saved | ({} if ours.saving is None else {"joint": ours.saving})
+    shown = {name: f"`{name}` ({interval(value, 100, 0, sign=True)} %)" for name, value in every.items()}
+    apart = [shown[name] for name, value in every.items() if verdict(value) in ("ahead", "behind")]
+    more = [shown[name] for name, value in saved.items() if ours.saving is None or value.mean > ours.saving.mean]
     rate = 0.0 if ours.accuracy_per_kj is None else ours.accuracy_per_kj.mean
     better = [
         f"`{name}` ({100 * each.accuracy_per_kj.mean:.1f})"
@@ -172,7 +166,7 @@ def _listed(names: Sequence[str]) -> str:
 
 def said(runs: Sequence[Run]) -> str:
     """Where the default policy wins and where it does not, in words."""
-    others = [name for name in _names(runs) if name != "joint"]
+    others = [name for name in by_policy(runs) if name != "joint"]
     found: dict[str, list[str]] = {"ahead": [], "not told apart": [], "behind": []}
     for name in others:
         ours = lead(runs, "joint", name)
@@ -186,33 +180,24 @@ def said(runs: Sequence[Run]) -> str:
     return "\n".join(f"- {words[key]} {', '.join(names)}." for key, names in found.items() if names)
 
 
-def _names(runs: Sequence[Run]) -> list[str]:
-    return list(dict.fromkeys(str(run.summary["policy"]) for run in runs))
-
-
 def devices(rows: Sequence[Row]) -> str:
     """What the runs were trained on."""
     names = {"cpu": "on a CPU", "cuda": "on a GPU in stacks of 20, which changes rows by rounding alone"}
     count = {name: sum(row["device"] == name for row in rows) for name in names}
-    told = [f"{number} {names[name]}" for name, number in count.items() if number]
-    return f"- Trained: {', '.join(told)} (runs)."
+    return f"- Trained: {', '.join(f'{n} {names[name]}' for name, n in count.items() if n)} (runs)."
 
 
 def bounds(rows: Sequence[Row]) -> str:
     """Whose risk bound is lower than that of the default policy, which minimises it under the budgets."""
-    mean = {name: _mean(rows, name, "bound") for name in _named(rows)}
+    mean = {name: _mean(rows, name, "bound") for name in dict.fromkeys(row["policy"] for row in rows)}
     ours = mean.pop("joint")
     below = [f"`{name}` ({number(value)})" for name, value in sorted(mean.items(), key=_second) if value < ours]
-    told = f"lower under {', '.join(below)}, higher under the others" if below else "higher under all others"
-    return f"- The risk bound is {number(ours)} under `joint`, {told}."
+    rest = f"lower under {', '.join(below)}, higher under the others" if below else "higher under all others"
+    return f"- The risk bound is {number(ours)} under `joint`, {rest}."
 
 
 def _second(pair: tuple[str, float]) -> float:
     return pair[1]
-
-
-def _named(rows: Sequence[Row]) -> list[str]:
-    return list(dict.fromkeys(row["policy"] for row in rows))
 
 
 def ablation_table(runs: Sequence[Run]) -> str:
@@ -253,8 +238,8 @@ def page(folder: Path) -> str:
             parts.append(f"## {name}\n\nNot run yet under all policies.\n")
             continue
         parts.append(f"## {name}\n\n![Accuracy against energy](pictures/results-{task}.png)\n")
-        told = (aims(runs), said(runs), energies(runs), bounds(rows), devices(rows))
-        parts.append(policies_table(runs, rows) + "\n\n" + "\n".join(told) + "\n")
+        words = (aims(runs), said(runs), energies(runs), bounds(rows), devices(rows))
+        parts.append(policies_table(runs, rows) + "\n\n" + "\n".join(words) + "\n")
         parts.append(f"### What each part is worth on {name}\n\n{ablation_table(runs)}\n")
     if any(row["policy"] == "joint" for row in changed):
         parts.append(changed_part(changed))

@@ -50,7 +50,7 @@ TRIALS: dict[str, tuple[str, ...]] = {
 }
 """What is tried for each policy, space-separated KEY=VALUE: four settings, and traditional at every module."""
 UNTUNED = ("oracle", "unlimited")
-"""Upper bounds, on the control side and without any limit; they run with the best trial of joint."""
+"""Run for orientation: one knows all channels, one has no limits; with the server rate of joint's best trial."""
 POINTS: dict[str, tuple[str, ...]] = {
     "policy.v": ("100", "10000"),
     "world.bandwidth_hz": ("2.5e5", "4e6"),

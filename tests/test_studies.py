@@ -179,7 +179,7 @@ def test_the_words_on_settings_say_where_it_wins_and_the_mean_over_all_that_both
         "positive on 2 of 3 seeds."
     )
     assert switching == "- `joint` to `no-switching`: not run."
-    assert changed.overall(changed.differences(rows, "traditional")).mean == pytest.approx(0.02 / 3)
+    assert changed.overall(list(changed.leads_at(rows, "traditional").values())).mean == pytest.approx(0.02 / 3)
     rows += [row_of("joint", seed, [0.5, 0.69], [20.0, 30.0], point="fleet.budget_scale=0.3") for seed in range(2)]
     assert changed.frugal(rows) == (
         "- `fleet.budget_scale=0.3`, to `traditional` with the whole budget: `joint` -1.0 ± 0.0 points (2 seeds) with "

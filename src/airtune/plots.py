@@ -1,5 +1,6 @@
 """Figures of runs, drawn from their rows only, each as PNG and SVG."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -30,6 +31,8 @@ STYLES = ("-", ":", "-.")
 """Kinds of line in which the colours come again, of more policies than there are colours."""
 LEGEND_MAX = len(COLOURS)
 """Policies whose names have room within a panel."""
+LEGEND_COLUMNS = 5
+"""Names side by side in the legend of more."""
 
 
 def plot_run(path: Path) -> list[Path]:
@@ -72,13 +75,13 @@ def plot_compare(paths: Sequence[Path], out: Path, reference: str | None = None)
         _module_bars(axes[1, 1], policies)
         if len(policies) > LEGEND_MAX:  # inside the first panel they would hide the curves
             handles, labels = axes[0, 0].get_legend_handles_labels()
-            figure.legend(handles, labels, loc="outside lower center", ncols=5, handlelength=2.6)
+            figure.legend(handles, labels, loc="outside lower center", ncols=LEGEND_COLUMNS, handlelength=2.6)
         task = next(iter(policies.values()))[0].summary["task"]
         figure.suptitle(f"{task}: accuracy and what it costs", x=0.01, ha="left", fontsize=13, fontweight="bold")
 
-    lines = -(-len(names) // 5) if len(names) > LEGEND_MAX else 0
-    rows = max(len(names) - LEGEND_MAX, 0)
-    return save((10.5, 7.4 + 0.22 * lines + 0.25 * rows), content, out / "compare")
+    more = len(names) - LEGEND_MAX
+    height = 7.4 if more <= 0 else 7.4 + 0.25 * more + 0.22 * math.ceil(len(names) / LEGEND_COLUMNS)
+    return save((10.5, height), content, out / "compare")
 
 
 def _accuracy(axes: Axes, rounds: Rows) -> None:

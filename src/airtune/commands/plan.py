@@ -148,8 +148,8 @@ def _refuse_unused(asked: _Plan, axes: Sequence[str]) -> None:
     """Refuse options that would change nothing."""
     for axis in NAMED:
         if axis not in axes and getattr(asked, VALUES[axis]) is not None:
-            option = f"--{VALUES[axis].replace('_', '-')}"
-            raise AirtuneError(f"{option}: {axis} is not varied; --axes {','.join((*axes, axis))} would be right")
+            right = ",".join((*axes, axis))
+            raise AirtuneError(f"{_option(axis)}: {axis} is not varied; --axes {right} would be right")
     if asked.target is None:
         for name in ("search", "tolerance", "measure"):
             if getattr(asked, name) != getattr(_Plan, name):
@@ -159,7 +159,11 @@ def _refuse_unused(asked: _Plan, axes: Sequence[str]) -> None:
 def _values(asked: _Plan, axis: str) -> tuple[float, ...]:
     """The values asked for on an axis; none for the multiples."""
     text = getattr(asked, VALUES[axis])
-    return () if text is None else _numbers(text, f"--{VALUES[axis].replace('_', '-')}")
+    return () if text is None else _numbers(text, _option(axis))
+
+
+def _option(axis: str) -> str:
+    return f"--{VALUES[axis].replace('_', '-')}"
 
 
 def _shown(axis: str, value: float) -> str:

@@ -59,13 +59,11 @@ def policy_table(scenario: Scenario) -> str:
     if len(policies) <= SIDE_BY_SIDE:
         return _as_columns(columns, labels, "stack" if len(policies) > 2 else "few")
     brief = [label for label in BRIEF if label in labels]
-    rows = [
-        f"<tr><th>{escape(name)}</th>" + "".join(_cell(column[label], label.strip()) for label in brief) + "</tr>"
-        for name, column in columns.items()
-    ]
+    names = [label.strip() for label in brief]
+    rows = [_row(name, [column[label] for label in brief], names) for name, column in columns.items()]
     whole = f'<div class="sideways">{_as_columns(columns, labels, "few")}</div>'
     return (
-        _table(("Policy", *(_upper(label.strip()) for label in brief)), rows, "stack brief")
+        _table(("Policy", *map(_upper, names)), rows, "stack brief")
         + f"<details><summary>All figures</summary>{whole}</details>"
     )
 
@@ -90,6 +88,11 @@ def _cell(text: str, label: str) -> str:
     return f'<td data-label="{escape(label)}"{empty}>{escape(text)}</td>'
 
 
+def _row(title: str, values: Sequence[str], names: Sequence[str]) -> str:
+    cells = "".join(_cell(value, name) for value, name in zip(values, names, strict=True))
+    return f"<tr><th>{escape(title)}</th>{cells}</tr>"
+
+
 def run_table(members: Sequence[Member]) -> str:
     """A row per run."""
     names = ("Rounds", "Accuracy", "Energy", "Of the budget", "Delivered", "Worst device", "Fairness", "Wall time")
@@ -105,8 +108,7 @@ def run_table(members: Sequence[Member]) -> str:
             percent(s["delivery_rate"]), number(s["max_overspend_ratio"], "×"), number(member.report.jain),
             number(s["wall_s"], "s"), number(s.get("epsilon")),
         )  # fmt: skip
-        cells = "".join(_cell(value, name) for value, name in zip(values[: len(names)], names, strict=True))
-        rows.append(f"<tr><th>{escape(s['policy'])}, seed {s['seed']}</th>{cells}</tr>")
+        rows.append(_row(f"{s['policy']}, seed {s['seed']}", values[: len(names)], names))
     return _table(("Run", *names), rows)
 
 
@@ -119,8 +121,7 @@ def kind_table(kinds: Sequence[KindReport]) -> str:
         values = (
             str(kind.devices), str(kind.scheduled), delivered, number(kind.module_mean), number(kind.energy_j),
         )  # fmt: skip
-        cells = "".join(_cell(value, name) for value, name in zip(values, names, strict=True))
-        rows.append(f"<tr><th>{escape(kind.kind)}</th>{cells}</tr>")
+        rows.append(_row(kind.kind, values, names))
     return _table(("Class", *names), rows, "few")
 
 
